@@ -1,0 +1,399 @@
+"""PyTorch's CPU random stream in NumPy: one integer, the same numbers as `torch.Generator().manual_seed(integer)`.
+
+Source of every rule here: PyTorch 2.13 ATen CPU generator, measured (x86-64, AVX2 and AVX-512). A *raw* is one 32-bit
+word of the Mersenne Twister, a *raw64* is `(first raw << 32) | second raw`. Integers, `rand` and `exponential` are
+torch's on every machine. Normals and `uniform` are so, bit for bit, where torch runs its AVX2 code; elsewhere torch's
+own logarithm, cosine and lack of a fused multiply-add make the last bits differ.
+
+A shape is an int or a tuple, `()` for a scalar; results are fresh C-contiguous arrays. What torch rejects is a
+ValueError, raised before anything is drawn. Left out on purpose: other distributions, dtypes and devices.
+"""
+
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+_BLOCK = 624  # words the twister makes at a time
+_CHUNK = 8192  # normals transformed at a time: the temporaries stay in the cache
+
+
+class TorchGenerator:
+    """`torch.Generator` for NumPy: the same draws, in any order and mixture, give the same numbers.
+
+        generator = TorchGenerator(2147483647)
+        generator.randn(27, 10)  # torch.randn((27, 10), generator=torch.Generator().manual_seed(2147483647))
+
+    Without a seed it starts where a fresh `torch.Generator()` does. It is never the global state of anything.
+    """
+
+    def __init__(self, seed: int = 67280421310721) -> None:
+        self.manual_seed(seed)
+
+    def manual_seed(self, seed: int) -> "TorchGenerator":
+        """Start again: mt19937 seeded with `seed mod 2^32`, -2^63 <= seed < 2^64; no normal kept. Returns self."""
+        seed = _integer(seed, "seed")
+        if not -(2**63) <= seed < 2**64:
+            raise ValueError(f"seed must be in [-2^63, 2^64), got {seed}")
+        self._seed = seed % 2**64
+        self._twister = np.random.RandomState(self._seed % 2**32)
+        self._ahead = np.empty(0, np.uint32)  # the end of the twister's current block, of which the first are used
+        self._used = 0
+        self._kept: float | None = None  # the second normal of a scalar pair
+        return self
+
+    def initial_seed(self) -> int:
+        """The seed last set, as torch reports it: a negative one modulo 2^64."""
+        return self._seed
+
+    def state(self) -> np.ndarray:
+        """What the next draws depend on, uint64 (628,): the 624 words, position, normal kept?, its bits, seed.
+
+        It does not depend on how far the generator has drawn ahead, so equal positions in the stream have equal states.
+        """
+        key = self._twister.get_state(legacy=False)["state"]["key"]
+        position = _BLOCK - (self._ahead.size - self._used)
+        bits = np.float64(0.0 if self._kept is None else self._kept).view(np.uint64)
+        return np.array([*key.tolist(), position, self._kept is not None, bits, self._seed], np.uint64)
+
+    def set_state(self, state: np.ndarray) -> None:
+        """Continue from what `state()` returned."""
+        state = np.array(state)
+        if state.dtype != np.uint64 or state.shape != (_BLOCK + 4,):
+            raise ValueError(f"a state is a uint64 array of shape ({_BLOCK + 4},), got {state.dtype} {state.shape}")
+        key, (position, keeps, bits, seed) = state[:_BLOCK], state[_BLOCK:].tolist()
+        kept = float(state[_BLOCK + 2 : _BLOCK + 3].view(np.float64)[0])
+        if key.max() >= 2**32 or not key.any() or position > _BLOCK:
+            raise ValueError("damaged state: it must hold 624 words below 2^32, not all zero, and a position up to 624")
+        if keeps > 1 or not math.isfinite(kept) or (bits and not keeps):
+            raise ValueError("damaged state: it must say by 0 or 1 whether it keeps a normal, and that must be finite")
+        self._twister.set_state(("MT19937", key.astype(np.uint32), position, 0, 0.0))
+        self._ahead, self._used = self._words(_BLOCK - position), 0
+        self._kept, self._seed = kept if keeps else None, seed
+
+    def rand(self, *shape: int | Sequence[int], dtype: Any = np.float32) -> np.ndarray:
+        """Uniform in [0, 1): `(raw & (2^24 - 1)) * 2^-24` in float32, `(raw64 & (2^53 - 1)) * 2^-53` in float64."""
+        sizes = _shape(*shape)
+        return self._unit(math.prod(sizes), _dtype(dtype)).reshape(sizes)
+
+    def uniform(self, low: float, high: float, shape: int | Sequence[int], dtype: Any = np.float32) -> np.ndarray:
+        """Uniform in [low, high): `fma(rand, high - low, low)`, all in `dtype`; a result equal to high becomes low."""
+        sizes, kind, low, high = _shape(shape), _dtype(dtype), _real(low, "low"), _real(high, "high")
+        limit = float(np.finfo(kind).max)
+        if not (-limit <= low <= high <= limit and high - low <= limit):
+            raise ValueError(f"uniform needs low <= high and high - low finite in {kind}, got {low} and {high}")
+        a, b = kind.type(low), kind.type(high)
+        out = _fma(self._unit(math.prod(sizes), kind), b - a, a)
+        out[out == b] = a
+        return out.reshape(sizes)
+
+    def randn(self, *shape: int | Sequence[int], dtype: Any = np.float32) -> np.ndarray:
+        """Normal with mean 0 and standard deviation 1, see `normal`."""
+        return self.normal(0.0, 1.0, _shape(*shape), dtype)
+
+    def normal(self, mean: float, std: float, shape: int | Sequence[int], dtype: Any = np.float32) -> np.ndarray:
+        """Normal by Box and Muller (1958), `fma(z, std, mean)`, in one of two ways.
+
+        16 elements or more: n uniforms in `dtype`; in each block of 16 the first eight are 1 - u1, the last eight u2,
+        and they become `r cos(t)` and `r sin(t)` with r = sqrt(-2 ln u1), t = 2 pi u2. If n is no multiple of 16, the
+        last 16 elements are drawn again from 16 fresh uniforms.
+
+        Fewer: one at a time in double, `z = sqrt(-2 log1p(-u2)) cos(2 pi u1)`. The sine is kept for the next scalar,
+        also through larger draws in between.
+        """
+        sizes, kind, mean, std = _shape(shape), _dtype(dtype), _real(mean, "mean"), _real(std, "std")
+        if not std >= 0:
+            raise ValueError(f"std must be >= 0, got {std}")
+        n = math.prod(sizes)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if n < 16:
+                z = np.array([self._scalar_normal() for _ in range(n)], np.float64)
+                return _fma(z, std, mean).astype(kind).reshape(sizes)
+            out = np.empty(n, kind)
+            a, b = kind.type(mean), kind.type(std)
+            whole = n - n % 16
+            for start in range(0, whole, _CHUNK):
+                stop = min(start + _CHUNK, whole)
+                out[start:stop] = _fma(_box_muller(self._unit(stop - start, kind)), b, a)
+            if whole < n:
+                self._raw((n - whole) * kind.itemsize // 4)
+                out[-16:] = _fma(_box_muller(self._unit(16, kind)), b, a)
+        return out.reshape(sizes)
+
+    def exponential(self, shape: int | Sequence[int], dtype: Any = np.float32, rate: float = 1.0) -> np.ndarray:
+        """Exponential: `-1/rate * log1p(-u)` with u from one raw64, in double, then cast."""
+        sizes, kind, rate = _shape(shape), _dtype(dtype), _real(rate, "rate")
+        if not rate > 0:
+            raise ValueError(f"rate must be > 0, got {rate}")
+        with np.errstate(over="ignore"):
+            log = _libm(math.log1p, -self._unit(math.prod(sizes), np.dtype(np.float64)))
+            return (-1.0 / rate * log).astype(kind).reshape(sizes)
+
+    def randint(self, low: int, high: int, shape: int | Sequence[int]) -> np.ndarray:
+        """int64 in [low, high): with span = high - low, `raw % span + low` for a span below 2^28, else by raw64."""
+        sizes, low, high = _shape(shape), _integer(low, "low"), _integer(high, "high")
+        if not -(2**63) <= low < high < 2**63:
+            raise ValueError(f"randint needs low < high, both in [-2^63, 2^63), got {low} and {high}")
+        n, span = math.prod(sizes), high - low
+        if span < 2**28:
+            return ((self._raw(n) % np.uint32(span)).astype(np.int64) + low).reshape(sizes)
+        return (self._raw64(n) % np.uint64(span) + np.uint64(low % 2**64)).view(np.int64).reshape(sizes)
+
+    def random_int64(self) -> int:
+        """torch's `random_()` of one int64, which its data loader draws for seeds: `raw64 & (2^63 - 1)`."""
+        return int(self._raw64(1)[0]) % 2**63
+
+    def randperm(self, n: int) -> np.ndarray:
+        """A permutation of 0 .. n-1 as int64: for i in 0 .. n-2, swap p[i] and p[i + raw % (n - i)]."""
+        n = _integer(n, "n")
+        if not 0 <= n < 214748364:
+            raise ValueError(f"randperm needs 0 <= n < 214748364, got {n}")
+        steps = self._raw(max(n - 1, 0)) % np.arange(n, 1, -1, dtype=np.uint32)
+        p = list(range(n))
+        for i, step in enumerate(steps.tolist()):
+            j = i + step
+            p[i], p[j] = p[j], p[i]
+        return np.array(p, np.int64)
+
+    def multinomial(
+        self, probs: np.ndarray, num_samples: int, replacement: bool = False, rule: str = "current"
+    ) -> np.ndarray:
+        """Indices in proportion to probs, int64: (..., categories) -> (..., num_samples), one leading axis or none.
+
+        race: q = exponential of probs' shape; the indices of the largest `probs / q`, largest first.
+        cdf: `cumsum(probs) / sum(probs)` in probs' dtype, its last element set to 1; the first index with cdf >= u,
+        u a double from one raw64.
+
+        rule="current" (torch 2.13): race for one sample or without replacement, else cdf.
+        rule="2022" (torch 1.12 and 1.13, the published notebooks): race without replacement, else cdf.
+        More samples without replacement than nonzero probabilities are an error here, as torch's documentation asks;
+        torch itself goes on to draw impossible categories.
+        """
+        p, k = np.asarray(probs), _integer(num_samples, "num_samples")
+        if rule not in ("current", "2022"):
+            raise ValueError(f'rule must be "current" or "2022", got {rule!r}')
+        _check_probabilities(p, k, replacement)
+        with np.errstate(over="ignore", divide="ignore"):
+            if not replacement or (k == 1 and rule == "current"):
+                key = p / self.exponential(p.shape, p.dtype)
+                if k == 1:
+                    return key.argmax(-1, keepdims=True)
+                return np.argsort(-key, -1, kind="stable")[..., :k].copy()
+            cdf = np.cumsum(p, -1)
+            if not np.isfinite(cdf[..., -1]).all():
+                raise ValueError(f"the sum of probs must be finite in {p.dtype}: scale them down")
+            cdf /= cdf[..., -1:].copy()
+        cdf[..., -1] = 1
+        u = self._unit(p.size // p.shape[-1] * k, np.dtype(np.float64)).reshape(-1, k)
+        rows = [np.searchsorted(c, row) for c, row in zip(cdf.reshape(-1, p.shape[-1]), u, strict=True)]
+        return np.array(rows, np.int64).reshape(*p.shape[:-1], k)
+
+    def _words(self, n: int) -> np.ndarray:
+        return self._twister.randint(0, 2**32, n, dtype=np.uint32)
+
+    def _raw(self, n: int) -> np.ndarray:
+        """The next n raws, to be read only. Whole blocks are made, so the twister's key is the current block's."""
+        rest = self._ahead[self._used :]
+        missing = n - rest.size
+        if missing <= 0:
+            self._used += n
+            return rest[:n]
+        fresh = self._words(-(-missing // _BLOCK) * _BLOCK)
+        self._ahead, self._used = fresh[missing:].copy(), 0
+        return np.concatenate([rest, fresh[:missing]])
+
+    def _raw64(self, n: int) -> np.ndarray:
+        raw = self._raw(2 * n).astype(np.uint64)
+        return (raw[0::2] << 32) | raw[1::2]
+
+    def _unit(self, n: int, kind: np.dtype) -> np.ndarray:
+        if kind == np.float32:
+            return (self._raw(n) & (2**24 - 1)).astype(np.float32) * 2.0**-24
+        return (self._raw64(n) & (2**53 - 1)) * 2.0**-53
+
+    def _scalar_normal(self) -> float:
+        if self._kept is not None:
+            z, self._kept = self._kept, None
+            return z
+        u1, u2 = self._unit(2, np.dtype(np.float64)).tolist()
+        r, t = math.sqrt(-2 * math.log1p(-u2)), 2 * math.pi * u1
+        self._kept = r * math.sin(t)
+        return r * math.cos(t)
+
+
+def linear_init(
+    generator: TorchGenerator, fan_in: int, fan_out: int, bias: bool = True, dtype: Any = np.float32
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """What `torch.nn.Linear(fan_in, fan_out, bias)` starts with: weight (fan_in, fan_out), bias (fan_out,) or None.
+
+    Both are uniform in +-1/sqrt(fan_in); the weight's bound is computed as He et al. (2015) have it, with a = sqrt(5):
+    `sqrt(3) (sqrt(2 / (1 + a^2)) / sqrt(fan_in))`. Drawn first, as torch's (fan_out, fan_in), and transposed.
+    """
+    fan_in, fan_out = _integer(fan_in, "fan_in"), _integer(fan_out, "fan_out")
+    if fan_in < 1 or fan_out < 1:
+        raise ValueError(f"fan_in and fan_out must be at least 1, got {fan_in} and {fan_out}")
+    bound = math.sqrt(3.0) * (math.sqrt(2.0 / (1 + math.sqrt(5) ** 2)) / math.sqrt(fan_in))
+    weight = np.ascontiguousarray(generator.uniform(-bound, bound, (fan_out, fan_in), dtype).T)
+    bound = 1 / math.sqrt(fan_in)
+    return weight, generator.uniform(-bound, bound, (fan_out,), dtype) if bias else None
+
+
+def embedding_init(
+    generator: TorchGenerator, num_embeddings: int, embedding_dim: int, dtype: Any = np.float32
+) -> np.ndarray:
+    """What `torch.nn.Embedding` starts with: normal(0, 1), (num_embeddings, embedding_dim)."""
+    return generator.randn(num_embeddings, embedding_dim, dtype=dtype)
+
+
+def _box_muller(u: np.ndarray) -> np.ndarray:
+    """Uniforms in blocks of 16 -> normals, see `TorchGenerator.normal`. (16 n,) -> (16 n,)"""
+    block = u.reshape(-1, 16)
+    u1, t = 1 - block[:, :8], block[:, 8:] * (2 * math.pi)
+    if u.dtype == np.float32:
+        log, (sin, cos) = _log32(u1), _sincos32(t)
+    else:
+        log, sin, cos = _libm(math.log, u1), _libm(math.sin, t), _libm(math.cos, t)
+    r = np.sqrt(-2 * log)
+    out = np.empty_like(block)
+    np.multiply(r, cos, out=out[:, :8])
+    np.multiply(r, sin, out=out[:, 8:])
+    return out.reshape(-1)
+
+
+def _libm(function: Any, x: np.ndarray) -> np.ndarray:
+    """The C library's function, which torch calls for doubles: NumPy's own may differ in the last bit."""
+    return np.fromiter(map(function, x.reshape(-1).tolist()), np.float64, x.size).reshape(x.shape)
+
+
+# Cephes (Moshier 1992): logf, and sinf with cosf after Pommier's SSE version (2007).
+_LOG = np.array(
+    [7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1,
+     -1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1], np.float32
+)  # fmt: skip
+_COS = np.array([2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2], np.float32)
+_SIN = np.array([-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1], np.float32)
+_PI_4 = np.array([0.78515625, 2.4187564849853515625e-4, 3.77489497744594108e-8], np.float32)  # they add up to pi / 4
+
+
+def _fma(x: np.ndarray, y: Any, z: Any) -> np.ndarray:
+    """x * y + z rounded once; y and z are scalars of x's dtype.
+
+    float32: the product is exact in float64. float64: it is split in two by Dekker's product (1971), and all but the
+    last addition are without error. What is rounded before the last rounding is rounded to odd, which leaves no trace
+    (Boldo and Melquiond 2008).
+    """
+    if x.dtype == np.float32:
+        return _odd_sum(x.astype(np.float64) * y, np.float64(z)).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        product = x * y
+        (xh, xl), (yh, yl) = _halves(x), _halves(np.float64(y))
+        high, low = _two_sum(z, ((xh * yh - product) + xh * yl + xl * yh) + xl * yl)
+        total, error = _two_sum(product, high)
+        fused = total + _odd_sum(low, error)
+        return np.where(np.isfinite(fused) & (np.abs(product) > 1e-280), fused, product + z)
+
+
+def _halves(x: Any) -> tuple[Any, Any]:
+    big = x * 134217729.0  # 2^27 + 1
+    high = big - (big - x)
+    return high, x - high
+
+
+def _two_sum(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:
+    """a + b and its rounding error (Knuth 1969)."""
+    total = a + b
+    back = total - a
+    return total, (a - (total - back)) + (b - back)
+
+
+def _odd_sum(a: Any, b: Any) -> np.ndarray:
+    """a + b; if that is not exact, the neighbour of the exact sum whose last bit is 1."""
+    total, error = _two_sum(a, b)
+    inexact = (np.abs(error) > 0) & (total.view(np.int64) & 1 == 0)
+    return np.nextafter(total, np.copysign(np.inf, error), out=total, where=inexact)
+
+
+def _fma32(x: np.ndarray, y: Any, z: Any) -> np.ndarray:
+    """float32 with one rounding too many, which changes none of the 2^24 logarithms, sines and cosines below."""
+    return (x.astype(np.float64) * y + z).astype(np.float32)
+
+
+def _horner(x: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+    wide, y = x.astype(np.float64), coefficients[:1]
+    for c in coefficients[1:]:
+        y = (wide * y + c).astype(np.float32)
+    return y
+
+
+def _log32(u: np.ndarray) -> np.ndarray:
+    """ln u for float32 u in (0, 1]: u = m 2^e, a polynomial in m - 1, then e ln 2 in two parts."""
+    m, e = np.frexp(u)
+    small = m < 0.707106781186547524
+    x = np.where(small, 2 * m, m) - 1
+    exponent = (e - small).astype(np.float32)
+    z = x * x
+    y = _fma32(_horner(x, _LOG) * x, z, exponent * -2.12194440e-4)
+    return _fma32(exponent, 0.693359375, x + _fma32(z, -0.5, y))
+
+
+def _sincos32(t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """sin t and cos t for float32 t >= 0: multiples of pi/4 taken off, two polynomials, swapped by octant."""
+    octant = ((t * 1.27323954473516).astype(np.int32) + 1) & ~1
+    multiple = octant.astype(np.float32)
+    for part in _PI_4:
+        t = _fma32(multiple, -part, t)
+    z = t * t
+    cos = _fma32(_horner(z, _COS) * z, z, z * -0.5) + 1
+    sin = _fma32(_horner(z, _SIN) * z, t, t)
+    swap = (octant & 2) != 0
+    sin, cos = np.where(swap, cos, sin), np.where(swap, sin, cos)
+    np.negative(sin, out=sin, where=(octant & 4) != 0)
+    np.negative(cos, out=cos, where=(~(octant - 2) & 4) != 0)
+    return sin, cos
+
+
+def _check_probabilities(p: np.ndarray, k: int, replacement: bool) -> None:
+    if p.dtype not in (np.float32, np.float64) or p.ndim not in (1, 2) or not 0 < p.shape[-1] <= 2**24:
+        raise ValueError(f"probs must be float32 or float64, ([rows,] 1 to 2^24 categories), got {p.dtype} {p.shape}")
+    if k < 1:
+        raise ValueError(f"num_samples must be at least 1, got {k}")
+    largest = p.max(-1)
+    if not (p.min(initial=0) >= 0 and (largest < np.inf).all()):
+        raise ValueError("probs must be finite and not negative")
+    if not (largest > 0).all():
+        raise ValueError("probs must have a positive sum, in every row")
+    if not replacement and k > 1 and k > np.count_nonzero(p, -1).min(initial=p.shape[-1]):
+        raise ValueError(f"{k} samples without replacement need {k} nonzero probabilities, in every row")
+
+
+def _integer(value: Any, name: str) -> int:
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise ValueError(f"{name} must be an integer, got {value!r}")
+    return int(value)
+
+
+def _real(value: Any, name: str) -> float:
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+    return float(value)
+
+
+def _shape(*sizes: Any) -> tuple[int, ...]:
+    if len(sizes) == 1 and isinstance(sizes[0], tuple | list):
+        sizes = tuple(sizes[0])
+    shape = tuple(_integer(size, "a size") for size in sizes)
+    if min(shape, default=0) < 0:
+        raise ValueError(f"the sizes of a shape must not be negative, got {shape}")
+    return shape
+
+
+def _dtype(dtype: Any) -> np.dtype:
+    try:
+        kind = np.dtype(object if dtype is None else dtype)
+    except TypeError:
+        kind = np.dtype(object)
+    if kind not in (np.float32, np.float64):
+        raise ValueError(f"dtype must be float32 or float64, got {dtype!r}")
+    return kind
