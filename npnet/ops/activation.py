@@ -1,0 +1,154 @@
+"""Elementwise functions, softmax over the last axis, and dropout. Every shape is free: x (...) -> y (...)."""
+
+import math
+
+import numpy as np
+
+_SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
+_SQRT_1_OVER_2PI = math.sqrt(1 / (2 * math.pi))
+_GELU_CUBIC = 0.044715
+
+
+def tanh(x):
+    """y = tanh(x)."""
+    y = np.tanh(x)
+    return y, (y,)
+
+
+def tanh_backward(dy, cache):
+    """dx = dy (1 - y^2).
+
+    tanh = sinh/cosh, and the quotient rule gives (cosh^2 - sinh^2)/cosh^2 = 1 - tanh^2: the result is enough, x is not kept.
+    PyTorch's vectorised kernel rounds 1 - y*y once (a fused multiply-add), so the last bit may differ from its gradient.
+    """
+    (y,) = cache
+    dx = y * y
+    dx = np.subtract(1, dx, out=dx)
+    dx *= dy
+    return dx
+
+
+def relu(x):
+    """y = max(x, 0)."""
+    y = np.maximum(x, 0)
+    return y, (y,)
+
+
+def relu_backward(dy, cache):
+    """dx = dy where x > 0, else 0.
+
+    The slope is 1 on the right and 0 on the left. At the tie x = 0 any slope between would do; 0 is PyTorch's choice.
+    """
+    (y,) = cache
+    return dy * (y > 0)
+
+
+def sigmoid(x):
+    """y = 1 / (1 + exp(-x)).
+
+    For x below about -88 in float32 exp overflows to inf, and y to the 0 that it should be.
+    """
+    y = np.negative(x)
+    with np.errstate(over="ignore"):
+        np.exp(y, out=y)
+    y += 1
+    np.reciprocal(y, out=y)
+    return y, (y,)
+
+
+def sigmoid_backward(dy, cache):
+    """dx = dy y (1 - y).
+
+    y = 1/u with u = 1 + exp(-x): dy/dx = (-1/u^2)(-exp(-x)) = y^2 (u - 1) = y^2 (1/y - 1) = y (1 - y).
+    """
+    (y,) = cache
+    dx = 1 - y
+    dx *= y
+    dx *= dy
+    return dx
+
+
+def gelu(x, approximate="tanh"):
+    """y = x s(x), where s is the normal distribution function (Hendrycks and Gimpel, 2016).
+
+    approximate="tanh": s = (1 + tanh(u)) / 2 with u = sqrt(2/pi) (x + 0.044715 x^3), as GPT-2 has it.
+    approximate="none": s = erfc(-x / sqrt(2)) / 2, exact; one call of math.erfc an element, so it is slow.
+    """
+    if approximate == "tanh":
+        s = x * x
+        s *= _GELU_CUBIC * _SQRT_2_OVER_PI
+        s += _SQRT_2_OVER_PI
+        s *= x
+        np.tanh(s, out=s)
+        s += 1
+        s *= 0.5
+    elif approximate == "none":
+        values = [math.erfc(v) for v in (x.astype(np.float64).ravel() * -math.sqrt(0.5)).tolist()]
+        s = (np.array(values) * 0.5).reshape(x.shape).astype(x.dtype)
+    else:
+        raise ValueError(f'gelu: approximate must be "tanh" or "none", got {approximate!r}')
+    return x * s, (x, s, approximate)
+
+
+def gelu_backward(dy, cache):
+    """dx = dy (s + x s').
+
+    The product rule on x s(x). For the tanh form (1 + tanh u)/2 = sigmoid(2u), so ds/du = 2 s (1 - s) and
+    s' = 2 s (1 - s) sqrt(2/pi) (1 + 3 * 0.044715 x^2). For the exact form s' is the normal density exp(-x^2/2) / sqrt(2 pi).
+    """
+    x, s, approximate = cache
+    slope = x * x
+    if approximate == "tanh":
+        slope *= 3 * _GELU_CUBIC * 2 * _SQRT_2_OVER_PI
+        slope += 2 * _SQRT_2_OVER_PI
+        tail = 1 - s
+        tail *= s
+        slope *= tail
+    else:
+        slope *= -0.5
+        np.exp(slope, out=slope)
+        slope *= _SQRT_1_OVER_2PI
+    slope *= x
+    slope += s
+    slope *= dy
+    return slope
+
+
+def softmax(x):
+    """y = exp(x) / sum(exp(x)) over the last axis, with the row maximum subtracted first so that exp cannot overflow."""
+    y = x - x.max(axis=-1, keepdims=True)
+    np.exp(y, out=y)
+    y /= y.sum(axis=-1, keepdims=True)
+    return y, (y,)
+
+
+def softmax_backward(dy, cache):
+    """dx = y (dy - sum(dy y)), the sum over the last axis.
+
+    dy_i/dx_j = y_i ([i == j] - y_j): raising x_j raises its own numerator and everyone's denominator. Summed against dy:
+    dx_j = sum_i dy_i y_i ([i == j] - y_j) = y_j (dy_j - sum_i dy_i y_i). Adding a constant to x changes nothing, so each row
+    of dx adds up to 0, and the subtracted maximum needs no gradient of its own.
+    """
+    (y,) = cache
+    dx = dy - np.vecdot(dy, y)[..., None]
+    dx *= y
+    return dx
+
+
+def dropout(x, p, generator):
+    """Inverted dropout (Srivastava et al., 2014): y = x m / (1 - p), where each m is 1 with probability 1 - p, else 0.
+
+    The mask is drawn from `generator`, an npnet.random.TorchGenerator: one `rand` an element, kept where it is >= p. Dividing
+    by 1 - p here keeps the mean, so that evaluation needs no scaling. p in [0, 1), else ValueError.
+    """
+    if not 0 <= p < 1:
+        raise ValueError(f"dropout: p must be in [0, 1), got {p}")
+    mask = (generator.rand(*x.shape) >= p).astype(x.dtype)
+    mask *= 1 / (1 - p)
+    return x * mask, (mask,)
+
+
+def dropout_backward(dy, cache):
+    """dx = dy m / (1 - p): y is x times a constant that was drawn, so the gradient passes through the same constant."""
+    (mask,) = cache
+    return dy * mask

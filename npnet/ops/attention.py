@@ -1,0 +1,70 @@
+"""Causal multi-head self-attention, from the packed product of one Linear(C, 3C)."""
+
+import math
+
+import numpy as np
+
+# exp of a score this size, and the sum of many, is far from overflow and underflow in float32; the row maximum, the dearest part
+# of a softmax over short rows, is then not needed.
+_SAFE_SCORE = 60
+
+
+def causal_attention(qkv, n_head):
+    """Each position averages the values of itself and the positions before it (Vaswani et al., 2017).
+
+    qkv (..., T, 3C): queries, keys and values side by side, each cut into n_head heads of D = C / n_head channels -> y (..., T, C).
+    In each head, with s = q @ k^T / sqrt(D) (T, T) and the entries above the diagonal left out:
+        p = softmax(s),  y = p @ v,
+    and the heads' y stand side by side again. C must be a multiple of n_head >= 1, else ValueError.
+    """
+    *lead, T, C3 = qkv.shape
+    if n_head < 1 or C3 % (3 * n_head):
+        raise ValueError(
+            f"causal_attention: the last axis must be a multiple of 3 * n_head, got {C3} and n_head = {n_head}"
+        )
+    C = C3 // 3
+    q, k, v = _heads(qkv.reshape(-1, T, C3), n_head)
+    p = q @ k.swapaxes(-1, -2)
+    p *= 1 / math.sqrt(C // n_head)
+    mask = np.tri(T, dtype=qkv.dtype)
+    if p.size and max(p.max(), -p.min()) <= _SAFE_SCORE:
+        np.exp(p, out=p)
+        p *= mask
+    else:
+        p = np.where(mask != 0, p, -np.inf)
+        p -= p.max(axis=-1, keepdims=True)
+        np.exp(p, out=p)
+    p /= (p @ np.ones(T, qkv.dtype))[..., None]
+    y = np.empty((len(q), T, C), qkv.dtype)
+    np.matmul(p, v, out=_heads(y, n_head, parts=1)[0])
+    return y.reshape(*lead, T, C), (q, k, v, p, qkv.shape)
+
+
+def causal_attention_backward(dy, cache):
+    """dy (..., T, C) -> dqkv (..., T, 3C).
+
+    Read the forward upwards, head by head:
+        y = p @ v           dv = p^T @ dy,  dp = dy @ v^T
+        p = softmax(s)      ds = p (dp - sum(dp p)): softmax's backward; p is 0 above the diagonal, and so is ds
+        s = q @ k^T a       dq = a ds @ k,  dk = a ds^T @ q,  with a = 1 / sqrt(D)
+    The three are written straight into their places in dqkv.
+    """
+    q, k, v, p, shape = cache
+    _, n_head, T, D = q.shape
+    (dy,) = _heads(dy.reshape(-1, T, n_head * D), n_head, parts=1)
+    dqkv = np.empty((len(q), *shape[-2:]), dy.dtype)
+    dq, dk, dv = _heads(dqkv, n_head)
+    np.matmul(p.swapaxes(-1, -2), dy, out=dv)
+    ds = dy @ v.swapaxes(-1, -2)
+    ds -= np.vecdot(ds, p)[..., None]
+    ds *= p
+    ds *= 1 / math.sqrt(D)
+    np.matmul(ds, k, out=dq)
+    np.matmul(ds.swapaxes(-1, -2), q, out=dk)
+    return dqkv.reshape(shape)
+
+
+def _heads(x, n_head, parts=3):
+    """Views of (B, T, parts C): for each part (B, n_head, T, D)."""
+    B, T, C = x.shape
+    return x.reshape(B, T, parts, n_head, C // (parts * n_head)).transpose(2, 0, 3, 1, 4)

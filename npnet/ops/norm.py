@@ -1,0 +1,174 @@
+"""Normalisations: batch norm over everything but the channels, layer norm and rms norm over the channels.
+
+x (..., C), gain (C,), bias (C,) -> y (..., C). Means are products with a vector of ones: BLAS adds faster than `mean` does.
+
+All three backward passes have one shape. With xhat = (x - mean) inv and g = dy * gain, the gradient of xhat, x reaches the loss
+directly, through the mean and through the variance:
+    dx = inv (g  -  mean(g)  -  xhat mean(g xhat)).
+The second term is there because the mean moves with every x, the third because the scale does; without a subtracted mean (rms
+norm) the second goes, and with the unbiased variance the last mean divides by n - 1.
+"""
+
+import numpy as np
+
+
+def batch_norm(x, gain, bias, eps=1e-5, unbiased=True):
+    """y = gain (x - mean) / sqrt(var + eps) + bias, mean and var over all n rows of the batch (Ioffe and Szegedy, 2015).
+
+    x (..., C), gain (C,), bias (C,) -> y (..., C). unbiased=True divides the squares by n - 1 (Bessel), as the notebook has it;
+    False divides by n, as torch.nn.BatchNorm1d normalises. n = 1 has no variance: ValueError. For running statistics the last
+    two entries of the cache are the batch's mean and its unbiased variance, both (C,).
+    """
+    C = x.shape[-1]
+    rows = x.reshape(-1, C)
+    n = len(rows)
+    if n < 2:
+        raise ValueError(f"batch_norm: a batch of {n} has no variance; training needs at least 2 rows")
+    ones = np.ones(n, x.dtype)
+    mean = ones @ rows
+    mean /= n
+    xhat = rows - mean
+    squares = ones @ (xhat * xhat)
+    divisor = n - 1 if unbiased else n
+    inv = squares / divisor
+    inv += eps
+    np.sqrt(inv, out=inv)
+    np.reciprocal(inv, out=inv)
+    xhat *= inv
+    y = xhat * gain
+    y += bias
+    return y.reshape(x.shape), (xhat, gain, inv, divisor, mean, squares / (n - 1))
+
+
+def batch_norm_backward(dy, cache, out=None):
+    """dy (..., C) -> dx (..., C), dgain (C,), dbias (C,). `out` places (dgain, dbias).
+
+    y = gain xhat + bias gives dbias = sum dy, dgain = sum dy xhat, g = dxhat = dy gain. Then xhat = (x - mean) inv:
+        dinv  = sum g (x - mean),  dvar = -inv^3 / 2 dinv            since inv = (var + eps)^(-1/2)
+        dvar reaches x[i] as 2 (x[i] - mean) / divisor               var = sum (x - mean)^2 / divisor
+        the mean reaches it as -sum(g) inv / n                       (through var it does not: sum (x - mean) = 0)
+    so  dx = inv (g - sum(g)/n - xhat sum(g xhat)/divisor) = gain inv (dy - dbias/n - xhat dgain/divisor).
+    """
+    xhat, gain, inv, divisor, _, _ = cache
+    shape = dy.shape
+    dy = dy.reshape(xhat.shape)
+    n = len(dy)
+    ones = np.ones(n, dy.dtype)
+    dgain = np.matmul(ones, dy * xhat, out=out and out[0])
+    dbias = np.matmul(ones, dy, out=out and out[1])
+    dx = xhat * (dgain / -divisor)
+    dx += dy
+    dx -= dbias / n
+    dx *= gain * inv
+    return dx.reshape(shape), dgain, dbias
+
+
+def batch_norm_inference(x, gain, bias, mean, var, eps=1e-5):
+    """y = gain (x - mean) / sqrt(var + eps) + bias with statistics that are given, not the batch's: mean (C,), var (C,)."""
+    inv = var + eps
+    np.sqrt(inv, out=inv)
+    np.reciprocal(inv, out=inv)
+    xhat = x - mean
+    xhat *= inv
+    y = xhat * gain
+    y += bias
+    return y, (xhat, gain, inv)
+
+
+def batch_norm_inference_backward(dy, cache):
+    """dy (..., C) -> dx (..., C), dgain (C,), dbias (C,), dmean (C,), dvar (C,).
+
+    With fixed statistics y is a line in x, slope gain inv, so dx = dy gain inv; the mean enters with the opposite sign and is
+    shared by every row; inv = (var + eps)^(-1/2) has slope -inv^3 / 2, and (x - mean) inv^3 = xhat inv^2.
+    """
+    xhat, gain, inv = cache
+    C = len(gain)
+    flat = dy.reshape(-1, C)
+    ones = np.ones(len(flat), dy.dtype)
+    dgain = ones @ (flat * xhat.reshape(-1, C))
+    dbias = ones @ flat
+    slope = gain * inv
+    return dy * slope, dgain, dbias, -dbias * slope, dgain * slope * inv * -0.5
+
+
+def layer_norm(x, gain, bias, eps=1e-5):
+    """y = gain (x - mean) / sqrt(var + eps) + bias, mean and biased var over the channels of each row (Ba et al., 2016).
+
+    x (..., C), gain (C,), bias (C,) -> y (..., C).
+    """
+    C = x.shape[-1]
+    rows = x.reshape(-1, C)
+    mean = rows @ np.ones(C, x.dtype)
+    mean /= C
+    xhat = rows - mean[:, None]
+    inv = _inverse_rms(xhat, eps)
+    xhat *= inv
+    y = xhat * gain
+    y += bias
+    return y.reshape(x.shape), (xhat, gain, inv)
+
+
+def layer_norm_backward(dy, cache, out=None):
+    """dy (..., C) -> dx (..., C), dgain (C,), dbias (C,). `out` places (dgain, dbias).
+
+    dgain = sum dy xhat and dbias = sum dy over the rows, which share them. Within a row g = dy gain is the gradient of xhat, and
+    dx = inv (g - mean(g) - xhat mean(g xhat)): batch norm's derivation with the channels of one row in the place of the batch.
+    """
+    xhat, gain, inv = cache
+    shape = dy.shape
+    dy = dy.reshape(xhat.shape)
+    C = dy.shape[1]
+    ones = np.ones(len(dy), dy.dtype)
+    dgain = np.matmul(ones, dy * xhat, out=out and out[0])
+    dbias = np.matmul(ones, dy, out=out and out[1])
+    g = dy * gain
+    mean = g @ np.ones(C, dy.dtype)
+    mean /= C
+    projection = np.vecdot(g, xhat)
+    projection /= C
+    g -= mean[:, None]
+    g -= xhat * projection[:, None]
+    g *= inv
+    return g.reshape(shape), dgain, dbias
+
+
+def rms_norm(x, gain=None, eps=1e-5):
+    """y = gain x / sqrt(mean(x^2) + eps), the mean over the channels of each row (Zhang and Sennrich, 2019).
+
+    x (..., C), gain (C,) or None for none -> y (..., C). Nothing is subtracted and there is no bias.
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    inv = _inverse_rms(rows, eps)
+    xhat = rows * inv
+    y = xhat if gain is None else xhat * gain
+    return y.reshape(x.shape), (xhat, gain, inv)
+
+
+def rms_norm_backward(dy, cache, out=None):
+    """dy (..., C) -> dx (..., C), and dgain (C,) if there is a gain. `out` places (dgain,).
+
+    xhat = x inv with inv = (mean(x^2) + eps)^(-1/2). x acts directly, slope inv, and through inv: dinv = sum g x, and
+    dinv/dx[i] = -inv^3 x[i] / C. Together dx = inv g - inv^3 x sum(g x)/C = inv (g - xhat mean(g xhat)).
+    """
+    xhat, gain, inv = cache
+    shape = dy.shape
+    dy = dy.reshape(xhat.shape)
+    g = dy if gain is None else dy * gain
+    projection = np.vecdot(g, xhat)
+    projection /= dy.shape[1]
+    dx = g - xhat * projection[:, None]
+    dx *= inv
+    dx = dx.reshape(shape)
+    if gain is None:
+        return dx
+    return dx, np.matmul(np.ones(len(dy), dy.dtype), dy * xhat, out=out and out[0])
+
+
+def _inverse_rms(rows, eps):
+    """(mean(rows^2) + eps)^(-1/2) of each row: (N, C) -> (N, 1)."""
+    inv = np.vecdot(rows, rows)
+    inv /= rows.shape[1]
+    inv += eps
+    np.sqrt(inv, out=inv)
+    np.reciprocal(inv, out=inv)
+    return inv[:, None]

@@ -1,0 +1,223 @@
+"""Recurrent cells unrolled over time, with the gradient through time and into the learned initial state.
+
+x (..., T, C) -> h (..., T, H); the initial state is (H,), shared by every sequence of the batch, or (B, H), one for each. A gate's weight multiplies
+[x_t, h_{t-1}] side by side, so w is (C + H, gates * H): its first C rows read the input, the last H rows the state. The input's
+part of every product is one large product before the loop; only the state's part is inside it.
+
+All backward passes run the loop from the last step to the first. dh, the gradient of h_t, has two sources: the output at t, and
+everything that came after, handed down as the gradient of the next step's h_{t-1}.
+"""
+
+import numpy as np
+
+from npnet.ops.activation import sigmoid
+
+
+def rnn(x, h0, w, b):
+    """h_t = tanh([x_t, h_{t-1}] @ w + b) (Elman, 1990; makemore's RNN).
+
+    x (..., T, C), h0 (H,), w (C + H, H), b (H,) -> h (..., T, H).
+    """
+    xt, a, h = _unroll(x, h0, w, b)
+    wh = w[x.shape[-1] :]
+    for t in range(len(a)):
+        a[t] += h[t] @ wh
+        np.tanh(a[t], out=h[t + 1])
+    return _batch_first(h[1:], x.shape), (xt, h, w, x.shape, h0.ndim)
+
+
+def rnn_backward(dy, cache):
+    """dy (..., T, H) -> dx (..., T, C), dh0 (H,), dw (C + H, H), db (H,).
+
+    At each t: dh = dy_t + (what step t + 1 hands down), da = dh (1 - h_t^2) through the tanh, and da @ w_h^T is handed down.
+    w, b and h0 are used at every step or by every sequence, so their gradients are sums: linear's backward on all steps at once.
+    """
+    xt, h, w, shape, state_ndim = cache
+    dy = _time_first(dy)
+    wh = w[xt.shape[-1] :]
+    da = np.empty_like(dy)
+    dh = np.zeros_like(dy[0])
+    for t in reversed(range(len(dy))):
+        dh += dy[t]
+        np.multiply(h[t + 1], h[t + 1], out=da[t])
+        np.subtract(1, da[t], out=da[t])
+        da[t] *= dh
+        dh = da[t] @ wh.T
+    dx, dw, db = _through_input(da, xt, h[:-1], w, shape)
+    return dx, _state_gradient(dh, state_ndim), dw, db
+
+
+def gru(x, h0, w, b):
+    """Gated recurrent unit (Cho et al., 2014), in the form of makemore.
+
+        z = sigmoid([x_t, h_{t-1}] w_z + b_z)          how much to renew
+        r = sigmoid([x_t, h_{t-1}] w_r + b_r)          how much of the old state the candidate sees
+        c = tanh([x_t, r h_{t-1}] w_c + b_c)           the candidate
+        h_t = (1 - z) h_{t-1} + z c
+
+    x (..., T, C), h0 (H,), w (C + H, 3H) with the columns of z, r, c in this order, b (3H,) -> h (..., T, H).
+    torch.nn.GRU differs: it applies r after the product, and its z is our 1 - z.
+    """
+    xt, a, h = _unroll(x, h0, w, b)
+    H = h.shape[-1]
+    wh = w[x.shape[-1] :]
+    w_gates, w_candidate = wh[:, : 2 * H], wh[:, 2 * H :]
+    reset = np.empty_like(h[1:])
+    for t in range(len(a)):
+        gates, candidate = a[t, :, : 2 * H], a[t, :, 2 * H :]
+        gates += h[t] @ w_gates
+        gates[...] = sigmoid(gates)[0]
+        z, r = gates[:, :H], gates[:, H:]
+        np.multiply(r, h[t], out=reset[t])
+        candidate += reset[t] @ w_candidate
+        np.tanh(candidate, out=candidate)
+        np.subtract(candidate, h[t], out=h[t + 1])
+        h[t + 1] *= z
+        h[t + 1] += h[t]
+    return _batch_first(h[1:], x.shape), (xt, a, h, reset, w, x.shape, h0.ndim)
+
+
+def gru_backward(dy, cache):
+    """dy (..., T, H) -> dx (..., T, C), dh0 (H,), dw (C + H, 3H), db (3H,).
+
+    With p = h_{t-1} and h_t = (1 - z) p + z c, each step is read upwards:
+        dz = dh (c - p),  dc = dh z,  dp = dh (1 - z)
+        da_c = dc (1 - c^2);   d(r p) = da_c @ w_c^T;   dr = d(r p) p;   dp += d(r p) r
+        da_z = dz z (1 - z);   da_r = dr r (1 - r);     dp += [da_z, da_r] @ [w_z, w_r]^T
+    p is used in four places, so four terms add up. w_c's state rows met r p where the other gates' met p.
+    """
+    xt, gates, h, reset, w, shape, state_ndim = cache
+    dy = _time_first(dy)
+    H = h.shape[-1]
+    wh = w[xt.shape[-1] :]
+    w_gates, w_candidate = wh[:, : 2 * H], wh[:, 2 * H :]
+    da = np.empty_like(gates)
+    dh = np.zeros_like(dy[0])
+    for t in reversed(range(len(dy))):
+        z, r, c = gates[t, :, :H], gates[t, :, H : 2 * H], gates[t, :, 2 * H :]
+        daz, dar, dac = da[t, :, :H], da[t, :, H : 2 * H], da[t, :, 2 * H :]
+        dh += dy[t]
+        np.multiply(dh, z, out=dac)
+        dac *= 1 - c * c
+        dreset = dac @ w_candidate.T
+        np.subtract(c, h[t], out=daz)
+        daz *= dh
+        daz *= z
+        daz *= 1 - z
+        np.multiply(dreset, h[t], out=dar)
+        dar *= r
+        dar *= 1 - r
+        dh *= 1 - z
+        dreset *= r
+        dh += dreset
+        dh += da[t, :, : 2 * H] @ w_gates.T
+    dx, dw, db = _through_input(da, xt, h[:-1], w, shape)
+    np.matmul(_rows(reset).T, _rows(da)[:, 2 * H :], out=dw[xt.shape[-1] :, 2 * H :])
+    return dx, _state_gradient(dh, state_ndim), dw, db
+
+
+def lstm(x, h0, c0, w, b):
+    """Long short-term memory (Hochreiter and Schmidhuber, 1997; the gates of Graves, 2014, without peepholes).
+
+        i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o),  g = tanh(a_g),  where a = [x_t, h_{t-1}] @ w + b
+        c_t = f c_{t-1} + i g        the cell
+        h_t = o tanh(c_t)
+
+    x (..., T, C), h0 (H,), c0 (H,), w (C + H, 4H) with the columns of i, f, g, o in this order (torch.nn.LSTM's), b (4H,)
+    -> h (..., T, H). torch.nn.LSTM has two biases, whose sum is b. The cache ends with the cells c_0 .. c_T, (T + 1, B, H).
+    """
+    xt, a, h = _unroll(x, h0, w, b)
+    H = h.shape[-1]
+    wh = w[x.shape[-1] :]
+    cell = np.empty_like(h)
+    cell[0] = c0
+    tanh_cell = np.empty_like(h[1:])
+    for t in range(len(a)):
+        a[t] += h[t] @ wh
+        candidate = np.tanh(a[t, :, 2 * H : 3 * H])
+        a[t] = sigmoid(a[t])[0]
+        a[t, :, 2 * H : 3 * H] = candidate
+        i, f, o = a[t, :, :H], a[t, :, H : 2 * H], a[t, :, 3 * H :]
+        np.multiply(f, cell[t], out=cell[t + 1])
+        cell[t + 1] += i * candidate
+        np.tanh(cell[t + 1], out=tanh_cell[t])
+        np.multiply(o, tanh_cell[t], out=h[t + 1])
+    return _batch_first(h[1:], x.shape), (xt, a, h, tanh_cell, w, x.shape, h0.ndim, c0.ndim, cell)
+
+
+def lstm_backward(dy, cache):
+    """dy (..., T, H) -> dx (..., T, C), dh0 (H,), dc0 (H,), dw (C + H, 4H), db (4H,).
+
+    Two gradients are handed down, dh and dc. Each step is read upwards, with u = tanh(c_t):
+        h_t = o u              do = dh u;   dc += dh o (1 - u^2)
+        c_t = f c_{t-1} + i g  df = dc c_{t-1};   di = dc g;   dg = dc i;   f dc is handed down: the path that does not vanish
+        the gates              da_i = di i (1 - i), da_f and da_o likewise;   da_g = dg (1 - g^2)
+        a = [x, h_{t-1}] w     da @ w_h^T is handed down as dh
+    """
+    xt, gates, h, tanh_cell, w, shape, h0_ndim, c0_ndim, cell = cache
+    dy = _time_first(dy)
+    H = h.shape[-1]
+    wh = w[xt.shape[-1] :]
+    da = np.empty_like(gates)
+    dh = np.zeros_like(dy[0])
+    dc = np.zeros_like(dh)
+    for t in reversed(range(len(dy))):
+        i, f, g, o = (gates[t, :, k * H : (k + 1) * H] for k in range(4))
+        dai, daf, dag, dao = (da[t, :, k * H : (k + 1) * H] for k in range(4))
+        u = tanh_cell[t]
+        dh += dy[t]
+        dc += dh * o * (1 - u * u)
+        np.multiply(dh * u, o * (1 - o), out=dao)
+        np.multiply(dc * cell[t], f * (1 - f), out=daf)
+        np.multiply(dc * g, i * (1 - i), out=dai)
+        np.multiply(dc * i, 1 - g * g, out=dag)
+        dc *= f
+        dh = da[t] @ wh.T
+    dx, dw, db = _through_input(da, xt, h[:-1], w, shape)
+    return dx, _state_gradient(dh, h0_ndim), _state_gradient(dc, c0_ndim), dw, db
+
+
+def _time_first(x):
+    """(..., T, C) -> a contiguous (T, B, C), all leading axes in B: each step of the loop reads one block of memory."""
+    x = x.reshape(-1, *x.shape[-2:])
+    return np.ascontiguousarray(x.swapaxes(0, 1))
+
+
+def _batch_first(h, shape):
+    """(T, B, H) -> a fresh (..., T, H) with the leading axes of `shape`."""
+    return h.swapaxes(0, 1).reshape(*shape[:-1], h.shape[-1]).copy()
+
+
+def _rows(x):
+    return x.reshape(-1, x.shape[-1])
+
+
+def _sum_rows(x):
+    return np.ones(len(x), x.dtype) @ x
+
+
+def _state_gradient(d, ndim):
+    """d (B, H) for one state each; a state (H,) that all shared gets the sum."""
+    return _sum_rows(d) if ndim == 1 else d
+
+
+def _unroll(x, h0, w, b):
+    """x time first, a[t] = x_t @ w_x + b for every step, and room for h_0 .. h_T with h_0 in place."""
+    xt = _time_first(x)
+    T, B, C = xt.shape
+    a = (_rows(xt) @ w[:C]).reshape(T, B, -1)
+    a += b
+    h = np.empty((T + 1, B, h0.shape[-1]), x.dtype)
+    h[0] = h0
+    return xt, a, h
+
+
+def _through_input(da, xt, h_before, w, shape):
+    """linear's backward for a = [x, h_before] @ w + b at every step at once -> dx, dw, db; the state's gradient is the loop's."""
+    C = xt.shape[-1]
+    rows = _rows(da)
+    dw = np.empty_like(w)
+    np.matmul(_rows(xt).T, rows, out=dw[:C])
+    np.matmul(_rows(h_before).T, rows, out=dw[C:])
+    dx = (rows @ w[:C].T).reshape(xt.shape)
+    return _batch_first(dx, shape), dw, _sum_rows(rows)
