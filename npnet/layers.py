@@ -1,0 +1,426 @@
+"""Layers: a layer holds parameters and knows its operation; Sequential and Residual compose.
+
+    y, cache = layer.forward(x, training)      training matters to BatchNorm and Dropout
+    dx = layer.backward(dy, cache)             and overwrites the gradients of the layer's parameters
+    state = layer.start(batch, length)         for generation: before the first position
+    y = layer.step(x, state)                   one position, x (B, C) or ids (B,); the state is updated
+
+A layer keeps nothing between calls but its parameters (and BatchNorm its running statistics): the cache and the state are the
+caller's. Layers are made from arrays that are drawn already, so the order of the draws stands where a network is written down.
+A parameter's name is the path of attributes to it, as in torch: "blocks.0.attention.qkv.weight".
+"""
+
+import numpy as np
+
+from npnet import ops
+
+
+class Parameter:
+    """An array and its gradient. Model turns both into views of its two flat vectors."""
+
+    def __init__(self, data):
+        self.data = data
+        self.grad = np.zeros_like(data)
+
+
+class Layer:
+    """The defaults: no children, and one position is like any other."""
+
+    def children(self):
+        """Name -> layer, in order."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Layer)}
+
+    def walk(self, prefix=""):
+        """(prefix, layer) for this layer and all below it, in order; a prefix ends in a dot where it is not empty."""
+        yield prefix, self
+        for name, child in self.children().items():
+            yield from child.walk(f"{prefix}{name}.")
+
+    def parameters(self):
+        """Full name -> Parameter, in order; one that is used twice under its first name."""
+        found = {}
+        for prefix, layer in self.walk():
+            for name, value in vars(layer).items():
+                if isinstance(value, Parameter) and value not in found.values():
+                    found[prefix + name] = value
+        return found
+
+    def forward(self, x, training=False):
+        raise NotImplementedError
+
+    def backward(self, dy, cache):
+        raise NotImplementedError
+
+    def start(self, batch, length):
+        return None
+
+    def step(self, x, state):
+        return self.forward(x)[0]
+
+
+class Sequential(Layer):
+    """One layer after the other, named by keyword, or by number where they are given by position."""
+
+    def __init__(self, *layers, **named):
+        self.layers = {**{str(i): layer for i, layer in enumerate(layers)}, **named}
+
+    def children(self):
+        return self.layers
+
+    def forward(self, x, training=False):
+        caches = []
+        for layer in self.layers.values():
+            x, cache = layer.forward(x, training)
+            caches.append(cache)
+        return x, caches
+
+    def backward(self, dy, cache):
+        for layer in reversed(self.layers.values()):
+            dy = layer.backward(dy, cache.pop())
+        return dy
+
+    def start(self, batch, length):
+        return [layer.start(batch, length) for layer in self.layers.values()]
+
+    def step(self, x, state):
+        for layer, layer_state in zip(self.layers.values(), state, strict=True):
+            x = layer.step(x, layer_state)
+        return x
+
+
+class Residual(Sequential):
+    """y = x + f(x), f the layers in sequence. x is used twice, so its gradient is the sum dy + df^T dy (He et al., 2015)."""
+
+    def forward(self, x, training=False):
+        y, cache = super().forward(x, training)
+        y += x
+        return y, cache
+
+    def backward(self, dy, cache):
+        dx = super().backward(dy, cache)
+        dx += dy
+        return dx
+
+    def step(self, x, state):
+        return x + super().step(x, state)
+
+
+class Embedding(Layer):
+    """ids (...) -> rows of weight (V, C). Nothing lies below ids, so backward returns None. For `tied` see TiedLinear."""
+
+    def __init__(self, weight, tied=False):
+        self.weight, self.tied = Parameter(weight), tied
+
+    def forward(self, x, training=False):
+        return ops.embedding(x, self.weight.data)
+
+    def backward(self, dy, cache):
+        if self.tied:
+            self.weight.grad += ops.embedding_backward(dy, cache)
+        else:
+            ops.embedding_backward(dy, cache, out=self.weight.grad)
+
+
+class PositionalEmbedding(Layer):
+    """ids (B, T) -> token[ids] + position[0 .. T-1], both tables learned. A T beyond the table of positions is a ValueError."""
+
+    def __init__(self, token, position, tied=False):
+        self.token = Embedding(token, tied)
+        self.position = Parameter(position)
+
+    def forward(self, x, training=False):
+        y, cache = self.token.forward(x)
+        y += self._positions(0, x.shape[-1])
+        return y, cache
+
+    def backward(self, dy, cache):
+        T, C = dy.shape[-2:]
+        self.position.grad[:T] = dy.reshape(-1, T, C).sum(0)
+        self.position.grad[T:] = 0
+        self.token.backward(dy, cache)
+
+    def start(self, batch, length):
+        return {"t": 0}
+
+    def step(self, x, state):
+        state["t"] += 1
+        return self.token.forward(x)[0] + self._positions(state["t"] - 1, state["t"])
+
+    def _positions(self, start, stop):
+        limit = len(self.position.data)
+        if stop > limit:
+            raise ValueError(f"the model has {limit} positions, got a sequence of {stop} tokens")
+        return self.position.data[start:stop]
+
+
+class Window(Layer):
+    """ids (B, T) -> (B, T, length): at each position the ids there, one before, two before, ...; `blank` before the start."""
+
+    def __init__(self, length, blank):
+        self.length, self.blank = length, blank
+
+    def forward(self, x, training=False):
+        padded = np.pad(x, ((0, 0), (self.length - 1, 0)), constant_values=self.blank)
+        windows = np.lib.stride_tricks.sliding_window_view(padded, self.length, axis=1)
+        return np.ascontiguousarray(windows[..., ::-1]), None
+
+    def backward(self, dy, cache):
+        return None
+
+    def start(self, batch, length):
+        return np.full((batch, self.length), self.blank)
+
+    def step(self, x, state):
+        state[:, 1:] = state[:, :-1].copy()
+        state[:, 0] = x
+        return state
+
+
+class Flatten(Layer):
+    """Join the last two axes: (..., T, C) -> (..., TC)."""
+
+    def forward(self, x, training=False):
+        return x.reshape(*x.shape[:-2], -1), x.shape
+
+    def backward(self, dy, cache):
+        return dy.reshape(cache)
+
+
+class FlattenConsecutive(Layer):
+    """ops.flatten_consecutive: join every n neighbours in time."""
+
+    def __init__(self, n):
+        self.n = n
+
+    def forward(self, x, training=False):
+        return ops.flatten_consecutive(x, self.n)
+
+    def backward(self, dy, cache):
+        return ops.flatten_consecutive_backward(dy, cache)
+
+
+class Linear(Layer):
+    """y = x @ weight + bias: weight (I, O), bias (O,) or None."""
+
+    def __init__(self, weight, bias=None):
+        self.weight = Parameter(weight)
+        self.bias = None if bias is None else Parameter(bias)
+
+    def forward(self, x, training=False):
+        return ops.linear(x, self.weight.data, None if self.bias is None else self.bias.data)
+
+    def backward(self, dy, cache):
+        out = (self.weight.grad,) if self.bias is None else (self.weight.grad, self.bias.grad)
+        return ops.linear_backward(dy, cache, out)[0]
+
+
+class TiedLinear(Layer):
+    """logits = x @ weight^T, where weight (V, C) is an Embedding's Parameter (Press and Wolf, 2017).
+
+    The table is used twice, so its gradient is the sum of both uses. Backward comes here first and writes this one; the
+    embedding, made with tied=True, adds its own.
+    """
+
+    def __init__(self, weight):
+        self.weight = weight
+
+    def forward(self, x, training=False):
+        return ops.linear(x, self.weight.data.T)
+
+    def backward(self, dy, cache):
+        return ops.linear_backward(dy, cache, out=(self.weight.grad.T,))[0]
+
+
+class BatchNorm(Layer):
+    """ops.batch_norm in training, the running statistics otherwise; `gain` is torch's weight.
+
+    momentum m: running = (1 - m) running + m batch after each training forward; None leaves them to train.calibrate.
+    running_std=True averages the standard deviation in the place of the variance, as the third lecture does.
+    """
+
+    def __init__(self, weight, bias, momentum=0.1, eps=1e-5, unbiased=True, running_std=False):
+        self.weight, self.bias = Parameter(weight), Parameter(bias)
+        self.momentum, self.eps, self.unbiased, self.running_std = momentum, eps, unbiased, running_std
+        self.running_mean = np.zeros_like(weight)
+        self.running_var = np.ones_like(weight)
+
+    def forward(self, x, training=False):
+        weight, bias = self.weight.data, self.bias.data
+        if not training:
+            return ops.batch_norm_inference(x, weight, bias, self.running_mean, self.running_var, self.eps)
+        y, cache = ops.batch_norm(x, weight, bias, self.eps, self.unbiased)
+        if self.momentum is not None:
+            mean, var = cache[-2:]
+            keep = 1 - self.momentum
+            self.running_mean *= keep
+            self.running_mean += self.momentum * mean
+            if self.running_std:
+                std = keep * np.sqrt(self.running_var) + self.momentum * np.sqrt(var)
+                np.multiply(std, std, out=self.running_var)
+            else:
+                self.running_var *= keep
+                self.running_var += self.momentum * var
+        return y, cache
+
+    def backward(self, dy, cache):
+        return ops.batch_norm_backward(dy, cache, out=(self.weight.grad, self.bias.grad))[0]
+
+
+class LayerNorm(Layer):
+    """ops.layer_norm with a learned gain (torch's weight) and bias, both (C,)."""
+
+    def __init__(self, weight, bias, eps=1e-5):
+        self.weight, self.bias, self.eps = Parameter(weight), Parameter(bias), eps
+
+    def forward(self, x, training=False):
+        return ops.layer_norm(x, self.weight.data, self.bias.data, self.eps)
+
+    def backward(self, dy, cache):
+        return ops.layer_norm_backward(dy, cache, out=(self.weight.grad, self.bias.grad))[0]
+
+
+class RMSNorm(Layer):
+    """ops.rms_norm without a gain."""
+
+    def forward(self, x, training=False):
+        return ops.rms_norm(x)
+
+    def backward(self, dy, cache):
+        return ops.rms_norm_backward(dy, cache)
+
+
+class Tanh(Layer):
+    def forward(self, x, training=False):
+        return ops.tanh(x)
+
+    def backward(self, dy, cache):
+        return ops.tanh_backward(dy, cache)
+
+
+class ReLU(Layer):
+    def forward(self, x, training=False):
+        return ops.relu(x)
+
+    def backward(self, dy, cache):
+        return ops.relu_backward(dy, cache)
+
+
+class GELU(Layer):
+    """ops.gelu in its tanh form."""
+
+    def forward(self, x, training=False):
+        return ops.gelu(x)
+
+    def backward(self, dy, cache):
+        return ops.gelu_backward(dy, cache)
+
+
+class Dropout(Layer):
+    """ops.dropout in training, nothing otherwise."""
+
+    def __init__(self, p, generator):
+        self.p, self.generator = p, generator
+
+    def forward(self, x, training=False):
+        return ops.dropout(x, self.p, self.generator) if training else (x, None)
+
+    def backward(self, dy, cache):
+        return dy if cache is None else ops.dropout_backward(dy, cache)
+
+
+class CausalMean(Layer):
+    """ops.causal_mean; one position at a time it keeps the running sum."""
+
+    def forward(self, x, training=False):
+        return ops.causal_mean(x)
+
+    def backward(self, dy, cache):
+        return ops.causal_mean_backward(dy, cache)
+
+    def start(self, batch, length):
+        return {"sum": 0, "t": 0}
+
+    def step(self, x, state):
+        state["sum"] = state["sum"] + x
+        state["t"] += 1
+        return state["sum"] / state["t"]
+
+
+class CausalAttention(Layer):
+    """ops.causal_attention on the packed queries, keys and values; one position at a time it keeps the keys and values."""
+
+    def __init__(self, n_head):
+        self.n_head = n_head
+
+    def forward(self, x, training=False):
+        return ops.causal_attention(x, self.n_head)
+
+    def backward(self, dy, cache):
+        return ops.causal_attention_backward(dy, cache)
+
+    def start(self, batch, length):
+        return {"t": 0, "length": length, "kv": None}
+
+    def step(self, x, state):
+        B, H = len(x), self.n_head
+        D = x.shape[1] // (3 * H)
+        q, k, v = x.reshape(B, 3, H, 1, D).swapaxes(0, 1)
+        if state["kv"] is None:
+            state["kv"] = np.empty((2, B, H, state["length"], D), x.dtype)
+        t = state["t"]
+        state["kv"][0, :, :, t : t + 1] = k
+        state["kv"][1, :, :, t : t + 1] = v
+        state["t"] = t + 1
+        keys, values = state["kv"][:, :, :, : t + 1]
+        p, _ = ops.softmax(q @ keys.swapaxes(-1, -2) * D**-0.5)
+        return (p @ values).reshape(B, H * D)
+
+
+class _Recurrent(Layer):
+    """What the recurrent layers share: parameters in the order of the operation's arguments, and the state of each sequence."""
+
+    def __init__(self, *arrays):
+        for name, array in zip(self.names, arrays, strict=True):
+            setattr(self, name, Parameter(array))
+
+    def forward(self, x, training=False):
+        return self.op(x, *(getattr(self, name).data for name in self.names))
+
+    def backward(self, dy, cache):
+        dx, *gradients = self.op_backward(dy, cache)
+        for name, gradient in zip(self.names, gradients, strict=True):
+            getattr(self, name).grad[...] = gradient
+        return dx
+
+    def start(self, batch, length):
+        return {
+            name: np.tile(getattr(self, name).data, (batch, 1)) for name in self.names if name.startswith("initial")
+        }
+
+    def step(self, x, state):
+        h, cache = self.op(x[:, None], *state.values(), self.weight.data, self.bias.data)
+        state["initial"] = h[:, 0]
+        if "initial_cell" in state:
+            state["initial_cell"] = cache[-1][-1]
+        return h[:, 0]
+
+
+class RNN(_Recurrent):
+    """ops.rnn: initial (H,), weight (C + H, H), bias (H,)."""
+
+    names = ("initial", "weight", "bias")
+    op, op_backward = staticmethod(ops.rnn), staticmethod(ops.rnn_backward)
+
+
+class GRU(_Recurrent):
+    """ops.gru: initial (H,), weight (C + H, 3H), bias (3H,)."""
+
+    names = ("initial", "weight", "bias")
+    op, op_backward = staticmethod(ops.gru), staticmethod(ops.gru_backward)
+
+
+class LSTM(_Recurrent):
+    """ops.lstm: initial (H,), initial_cell (H,), weight (C + H, 4H), bias (4H,)."""
+
+    names = ("initial", "initial_cell", "weight", "bias")
+    op, op_backward = staticmethod(ops.lstm), staticmethod(ops.lstm_backward)

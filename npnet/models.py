@@ -1,0 +1,366 @@
+"""The ladder, simplest first: bigram, bow, mlp, mlp_running, mlp_deep, mlp_makemore, rnn, gru, lstm, wavenet, transformer, microgpt.
+
+Every builder has one signature, `name(config, generator) -> Sequential`, reads the sizes that it needs from the Config and draws
+its parameters from an npnet.random.TorchGenerator in the order in which the original draws them. `build("name", config, generator)`
+wraps the network in a Model. A further model is one more function marked @builder.
+
+Two kinds of input: the mlps of the lectures and wavenet read a window of the last block_size tokens, ids (B, block_size) ->
+logits (B, V), and are marked @builder(windowed=True); the others read sequences, ids (B, T) with T <= block_size -> logits (B, T, V), the logits at t depending on the tokens up to t alone.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
+
+from npnet import ops
+from npnet.layers import (
+    GELU,
+    GRU,
+    LSTM,
+    RNN,
+    BatchNorm,
+    CausalAttention,
+    CausalMean,
+    Embedding,
+    Flatten,
+    FlattenConsecutive,
+    Layer,
+    LayerNorm,
+    Linear,
+    PositionalEmbedding,
+    ReLU,
+    Residual,
+    RMSNorm,
+    Sequential,
+    Tanh,
+    TiedLinear,
+    Window,
+)
+from npnet.random import embedding_init, linear_init
+
+
+@dataclass(frozen=True)
+class Config:
+    """The sizes of a model, named as makemore.py names them. n_embd2 is the hidden width. dtype is "float32" or "float64"."""
+
+    vocab_size: int
+    block_size: int
+    n_layer: int = 4
+    n_embd: int = 64
+    n_embd2: int = 64
+    n_head: int = 4
+    tie_weights: bool = False
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        for name, value in asdict(self).items():
+            if name not in ("tie_weights", "dtype") and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if self.dtype not in ("float32", "float64"):
+            raise ValueError(f'dtype must be "float32" or "float64", got {self.dtype!r}')
+
+
+class Model:
+    """A network whose parameters are views of one vector, `data`, and whose gradients are views of a second, `grad`."""
+
+    def __init__(self, network, config, kind):
+        self.network, self.config, self.kind = network, config, kind
+        slots = network.parameters()
+        self.data = np.concatenate([slot.data.ravel() for slot in slots.values()])
+        self.grad = np.zeros_like(self.data)
+        start = 0
+        for slot in slots.values():
+            stop = start + slot.data.size
+            slot.data, slot.grad = (v[start:stop].reshape(slot.data.shape) for v in (self.data, self.grad))
+            start = stop
+
+    def parameters(self):
+        """Name -> array, a view of `data`."""
+        return {name: slot.data for name, slot in self.network.parameters().items()}
+
+    def gradients(self):
+        """Name -> array, a view of `grad`: what loss_and_grad wrote last."""
+        return {name: slot.grad for name, slot in self.network.parameters().items()}
+
+    def buffers(self):
+        """Name -> array: the running statistics, which are part of the model but not trained."""
+        return {
+            prefix + name: getattr(layer, name)
+            for prefix, layer in self.network.walk()
+            if isinstance(layer, BatchNorm)
+            for name in ("running_mean", "running_var")
+        }
+
+    def logits(self, x):
+        """ids (B, T) -> logits (B, V) or (B, T, V), with running statistics."""
+        return self.network.forward(x)[0]
+
+    def loss(self, x, y):
+        """Mean cross-entropy in nats over the targets that are not -1, with running statistics."""
+        return ops.cross_entropy(self.logits(x), y)[0]
+
+    def loss_and_grad(self, x, y, dloss=1.0):
+        """The loss in training mode; every gradient, times dloss, is written into `grad`."""
+        logits, caches = self.network.forward(x, training=True)
+        loss, cache = ops.cross_entropy(logits, y)
+        self.network.backward(ops.cross_entropy_backward(dloss, cache), caches)
+        return loss
+
+    @property
+    def windowed(self):
+        """Whether the model reads a window of the last block_size tokens, and has one output for it."""
+        return BUILDERS[self.kind].windowed
+
+    def start(self, batch, length=None):
+        """The state before the first token of `batch` sequences of up to `length` tokens (default: block_size)."""
+        block_size = self.config.block_size
+        if self.windowed:
+            return np.zeros((batch, block_size), np.int64)
+        return self.network.start(batch, length or block_size)
+
+    def step(self, ids, state):
+        """The next token of every sequence, ids (B,) -> logits (B, V) for the one after it; updates the state."""
+        if self.windowed:
+            state[:, :-1] = state[:, 1:].copy()
+            state[:, -1] = ids
+            return self.logits(state)
+        return self.network.step(ids, state)
+
+
+BUILDERS: dict[str, Callable] = {}
+
+
+def builder(function=None, *, windowed=False):
+    """Register a function (config, generator) -> Sequential under its own name."""
+    if function is None:
+        return partial(builder, windowed=windowed)
+    function.windowed = windowed
+    BUILDERS[function.__name__] = function
+    return function
+
+
+def build(kind, config, generator):
+    """The Model of that name with parameters drawn from `generator`. An unknown name is a ValueError."""
+    if kind not in BUILDERS:
+        raise ValueError(f"unknown model {kind!r}; there are {', '.join(BUILDERS)}")
+    return Model(BUILDERS[kind](config, generator), config, kind)
+
+
+@builder
+def bigram(c, generator):
+    """A table of logits (V, V), the row of the last token: zero at the start. train.count_bigrams fills it by counting."""
+    return Sequential(logits=Embedding(np.zeros((c.vocab_size, c.vocab_size), c.dtype)))
+
+
+@builder
+def bow(c, g):
+    """makemore's bag of words: embeddings, averaged over everything before, then a small MLP."""
+    return Sequential(
+        embedding=PositionalEmbedding(_embedding(g, c, c.vocab_size), _embedding(g, c, c.block_size)),
+        bag=Residual(mean=CausalMean()),
+        mlp=Residual(up=_linear(g, c, c.n_embd, c.n_embd2), tanh=Tanh(), down=_linear(g, c, c.n_embd2, c.n_embd)),
+        head=_linear(g, c, c.n_embd, c.vocab_size),
+    )
+
+
+@builder(windowed=True)
+def mlp(c, g):
+    """The notebook's: embedding, linear without bias (BatchNorm removes it), BatchNorm, tanh, linear (Bengio et al., 2003).
+
+    Nothing starts at exactly 0 or 1, which would hide a wrong backward. Its BatchNorm keeps no running statistics: it is
+    calibrated on the whole training set afterwards, by train.calibrate.
+    """
+    fan_in = c.block_size * c.n_embd
+    table = _randn(g, c, c.vocab_size, c.n_embd)
+    w1 = _randn(g, c, fan_in, c.n_embd2) * ((5 / 3) / fan_in**0.5)
+    w2 = _randn(g, c, c.n_embd2, c.vocab_size) * 0.1
+    b2 = _randn(g, c, c.vocab_size) * 0.1
+    norm = BatchNorm(_randn(g, c, c.n_embd2) * 0.1 + 1, _randn(g, c, c.n_embd2) * 0.1, momentum=None)
+    return _mlp(table, w1, norm, w2, b2)
+
+
+@builder(windowed=True)
+def mlp_running(c, g):
+    """The third lecture's: the same, smaller at the end, with the running mean and standard deviation and no eps."""
+    fan_in = c.block_size * c.n_embd
+    table = _randn(g, c, c.vocab_size, c.n_embd)
+    w1 = _randn(g, c, fan_in, c.n_embd2) * ((5 / 3) / fan_in**0.5)
+    w2 = _randn(g, c, c.n_embd2, c.vocab_size) * 0.01
+    b2 = _randn(g, c, c.vocab_size) * 0
+    norm = BatchNorm(*_ones_zeros(c, c.n_embd2), momentum=0.001, eps=0.0, running_std=True)
+    return _mlp(table, w1, norm, w2, b2)
+
+
+def _mlp(table, w1, norm, w2, b2):
+    return Sequential(
+        embedding=Embedding(table), flatten=Flatten(), hidden=Linear(w1), norm=norm, tanh=Tanh(), head=Linear(w2, b2)
+    )
+
+
+@builder(windowed=True)
+def mlp_deep(c, g):
+    """The third lecture's deeper network: n_layer linear layers, each with a BatchNorm, and a tanh after each but the last."""
+    embedding = Embedding(_randn(g, c, c.vocab_size, c.n_embd))
+    widths = [c.block_size * c.n_embd, *[c.n_embd2] * (c.n_layer - 1), c.vocab_size]
+    layers: list[Layer] = []
+    for fan_in, fan_out in pairwise(widths):
+        linear = Linear(_randn(g, c, fan_in, fan_out) / fan_in**0.5)
+        layers += [linear, BatchNorm(*_ones_zeros(c, fan_out)), Tanh()]
+    layers.pop()
+    last_norm = layers[-1]
+    last_norm.weight.data *= 0.1  # make the first predictions less confident
+    return Sequential(embedding=embedding, flatten=Flatten(), layers=Sequential(*layers))
+
+
+@builder
+def mlp_makemore(c, g):
+    """makemore's: at each position the embeddings of the last block_size tokens, newest first; row V stands before the start."""
+    return Sequential(
+        window=Window(c.block_size, blank=c.vocab_size),
+        embedding=Embedding(_embedding(g, c, c.vocab_size + 1)),
+        flatten=Flatten(),
+        hidden=_linear(g, c, c.block_size * c.n_embd, c.n_embd2),
+        tanh=Tanh(),
+        head=_linear(g, c, c.n_embd2, c.vocab_size),
+    )
+
+
+@builder
+def rnn(c, g):
+    """makemore's RNN: one tanh cell on [x_t, h_{t-1}]."""
+    return Sequential(
+        embedding=Embedding(_embedding(g, c, c.vocab_size)),
+        cell=RNN(np.zeros(c.n_embd2, c.dtype), *linear_init(g, c.n_embd + c.n_embd2, c.n_embd2, dtype=c.dtype)),
+        head=_linear(g, c, c.n_embd2, c.vocab_size),
+    )
+
+
+@builder
+def gru(c, g):
+    """makemore's GRU: three Linear layers drawn one after the other, z, r and the candidate."""
+    return Sequential(
+        embedding=Embedding(_embedding(g, c, c.vocab_size)),
+        cell=GRU(np.zeros(c.n_embd2, c.dtype), *_gates(g, c, 3)),
+        head=_linear(g, c, c.n_embd2, c.vocab_size),
+    )
+
+
+@builder
+def lstm(c, g):
+    """The same around an LSTM, its four gates drawn in the order i, f, g, o."""
+    return Sequential(
+        embedding=Embedding(_embedding(g, c, c.vocab_size)),
+        cell=LSTM(np.zeros(c.n_embd2, c.dtype), np.zeros(c.n_embd2, c.dtype), *_gates(g, c, 4)),
+        head=_linear(g, c, c.n_embd2, c.vocab_size),
+    )
+
+
+@builder(windowed=True)
+def wavenet(c, g):
+    """The fifth lecture's: neighbours joined two by two until one is left. block_size is a power of two of at least 2."""
+    n_stage = c.block_size.bit_length() - 1
+    if c.block_size != 2**n_stage or n_stage == 0:
+        raise ValueError(f"wavenet: block_size must be a power of two of at least 2, got {c.block_size}")
+    embedding = Embedding(_randn(g, c, c.vocab_size, c.n_embd))
+    stages = []
+    for i in range(n_stage):
+        fan_in = 2 * (c.n_embd if i == 0 else c.n_embd2)
+        linear = Linear(_randn(g, c, fan_in, c.n_embd2) / fan_in**0.5)
+        norm = BatchNorm(*_ones_zeros(c, c.n_embd2))
+        stages.append(Sequential(join=FlattenConsecutive(2), linear=linear, norm=norm, tanh=Tanh()))
+    weight = _randn(g, c, c.n_embd2, c.vocab_size) / c.n_embd2**0.5
+    head = Linear(weight * 0.1, np.zeros(c.vocab_size, c.dtype))
+    return Sequential(embedding=embedding, stages=Sequential(*stages), head=head)
+
+
+@builder
+def transformer(c, g):
+    """makemore's, which is GPT-2's (Radford et al., 2019): pre-norm blocks of attention and MLP, GELU in its tanh form.
+
+    With tie_weights the head is the table of tokens itself, and nothing is drawn for it.
+    """
+    token, position = _embedding(g, c, c.vocab_size), _embedding(g, c, c.block_size)
+    embedding = PositionalEmbedding(token, position, tied=c.tie_weights)
+    C = c.n_embd
+
+    def block():
+        return Sequential(
+            attention=Residual(
+                norm=LayerNorm(*_ones_zeros(c, C)),
+                qkv=_linear(g, c, C, 3 * C),
+                heads=CausalAttention(c.n_head),
+                projection=_linear(g, c, C, C),
+            ),
+            mlp=Residual(
+                norm=LayerNorm(*_ones_zeros(c, C)),
+                up=_linear(g, c, C, 4 * C),
+                gelu=GELU(),
+                down=_linear(g, c, 4 * C, C),
+            ),
+        )
+
+    return Sequential(
+        embedding=embedding,
+        blocks=Sequential(*(block() for _ in range(c.n_layer))),
+        norm=LayerNorm(*_ones_zeros(c, C)),
+        head=TiedLinear(embedding.token.weight) if c.tie_weights else _linear(g, c, C, c.vocab_size, bias=False),
+    )
+
+
+@builder
+def microgpt(c, g):
+    """microgpt (Karpathy, 2026): rms norm without gain, relu, no biases, every weight normal with deviation 0.08.
+
+    The original numbers the characters from 0 and the boundary last, and draws each matrix as (n_out, n_in), row by row. Here
+    the boundary is token 0, so the rows that belong to tokens are rolled by one.
+    """
+    C, V = c.n_embd, c.vocab_size
+
+    def draw(n_out, n_in):
+        return g.normal(0.0, 0.08, (n_out, n_in), dtype=c.dtype)
+
+    token, position, head = np.roll(draw(V, C), 1, axis=0), draw(c.block_size, C), np.roll(draw(V, C), 1, axis=0)
+
+    def block():
+        qkv = np.concatenate([draw(C, C) for _ in range(3)])
+        return Sequential(
+            attention=Residual(
+                norm=RMSNorm(), qkv=Linear(qkv.T), heads=CausalAttention(c.n_head), projection=Linear(draw(C, C).T)
+            ),
+            mlp=Residual(norm=RMSNorm(), up=Linear(draw(4 * C, C).T), relu=ReLU(), down=Linear(draw(C, 4 * C).T)),
+        )
+
+    return Sequential(
+        embedding=PositionalEmbedding(token, position),
+        norm=RMSNorm(),
+        blocks=Sequential(*(block() for _ in range(c.n_layer))),
+        head=Linear(head.T),
+    )
+
+
+def _randn(g, c, *shape):
+    return g.randn(*shape, dtype=c.dtype)
+
+
+def _embedding(g, c, rows):
+    """A table with torch.nn.Embedding's first values."""
+    return embedding_init(g, rows, c.n_embd, dtype=c.dtype)
+
+
+def _linear(g, c, fan_in, fan_out, bias=True):
+    """A Linear with torch.nn.Linear's first values."""
+    return Linear(*linear_init(g, fan_in, fan_out, bias, dtype=c.dtype))
+
+
+def _gates(g, c, n):
+    """n torch.nn.Linear from [x, h] to a gate each, drawn in turn, side by side in one weight and one bias."""
+    drawn = [linear_init(g, c.n_embd + c.n_embd2, c.n_embd2, dtype=c.dtype) for _ in range(n)]
+    return [np.concatenate(arrays, axis=-1) for arrays in zip(*drawn, strict=True)]
+
+
+def _ones_zeros(c, size):
+    """What a normalisation's gain and bias start with."""
+    return np.ones(size, c.dtype), np.zeros(size, c.dtype)

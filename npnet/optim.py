@@ -1,0 +1,104 @@
+"""Optimisers as torch.optim defines them, and learning-rate schedules.
+
+An optimiser updates one flat vector of parameters from the vector of their gradients: `optimizer.step(lr)`. `state()` names the
+arrays that a resumed run needs. A schedule is a function of the step, `schedule(step) -> lr`.
+"""
+
+import math
+
+import numpy as np
+
+
+class SGD:
+    """p -= lr g; with momentum, v = momentum v + g (v = g at the first step) takes g's place; Nesterov's looks ahead, g + momentum v.
+
+    data and grad are a Model's flat vectors. Nesterov without momentum is a ValueError, as in torch.
+    """
+
+    def __init__(self, data, grad, momentum=0.0, nesterov=False):
+        if momentum < 0 or (nesterov and momentum == 0):
+            raise ValueError(f"momentum must be at least 0, and above 0 for Nesterov's, got {momentum}")
+        self.data, self.grad, self.momentum, self.nesterov = data, grad, momentum, nesterov
+        self.velocity = np.zeros_like(data) if momentum else None
+
+    def step(self, lr):
+        update = self.grad
+        if self.velocity is not None:
+            self.velocity *= self.momentum
+            self.velocity += self.grad
+            update = self.grad + self.momentum * self.velocity if self.nesterov else self.velocity
+        self.data -= lr * update
+
+    def state(self):
+        return {} if self.velocity is None else {"velocity": self.velocity}
+
+
+class AdamW:
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019); weight_decay=0 is Adam (Kingma and Ba, 2015).
+
+    p -= lr weight_decay p
+    m = beta1 m + (1 - beta1) g,   v = beta2 v + (1 - beta2) g^2
+    p -= lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps),   t = 1, 2, ...
+    """
+
+    def __init__(self, data, grad, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01):
+        self.data, self.grad, self.betas, self.eps, self.weight_decay = data, grad, betas, eps, weight_decay
+        self.mean, self.square = np.zeros_like(data), np.zeros_like(data)
+        self.count = np.zeros((), np.int64)
+
+    def step(self, lr):
+        beta1, beta2 = self.betas
+        self.count += 1
+        t = int(self.count)
+        if self.weight_decay:
+            self.data *= 1 - lr * self.weight_decay
+        scratch = self.grad * (1 - beta1)
+        self.mean *= beta1
+        self.mean += scratch
+        np.multiply(self.grad, self.grad, out=scratch)
+        scratch *= 1 - beta2
+        self.square *= beta2
+        self.square += scratch
+        np.sqrt(self.square, out=scratch)
+        scratch *= 1 / math.sqrt(1 - beta2**t)
+        scratch += self.eps
+        np.divide(self.mean, scratch, out=scratch)
+        scratch *= lr / (1 - beta1**t)
+        self.data -= scratch
+
+    def state(self):
+        return {"mean": self.mean, "square": self.square, "count": self.count}
+
+
+def constant(lr):
+    return lambda step: lr
+
+
+def drop(lr, at, factor=0.1):
+    """lr, and from step `at` on lr * factor: the lectures' rule."""
+    return lambda step: lr if step < at else lr * factor
+
+
+def linear(lr, steps):
+    """From lr at step 0 in a straight line to 0 at `steps`."""
+    return lambda step: lr * max(0.0, 1 - step / steps)
+
+
+def cosine(lr, steps, warmup=0, final=0.0):
+    """Linear warm-up over `warmup` steps to lr, then half a cosine down to `final` at `steps`, where it stays."""
+
+    def schedule(step):
+        if step < warmup:
+            return lr * (step + 1) / warmup
+        progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+        return final + (lr - final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    return schedule
+
+
+def clip_grad_norm(grad, max_norm):
+    """Scale grad in place so that its Euclidean norm is at most max_norm; returns the norm before, as torch does."""
+    norm = math.sqrt(float(np.dot(grad, grad)))
+    if norm > max_norm:
+        grad *= max_norm / (norm + 1e-6)
+    return norm
