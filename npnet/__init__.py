@@ -1,0 +1,31 @@
+"""npnet: networks whose every backward pass is derived by hand, in NumPy alone.
+
+    data -> models -> train -> sample        words in, a model, trained, and words drawn from it
+    ops                                      the forward and backward passes, one file a family
+    chunked                                  the notebook's exercise, one operation a line
+
+The names below are imported from their modules when they are first used, so that `import npnet` costs nothing and the command
+line can choose the number of BLAS threads before NumPy starts.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "checkpoint": ["Checkpoint", "load", "save"],
+    "data": ["Vocabulary", "build_dataset", "build_sequences", "read_words", "split"],
+    "models": ["Config", "Model", "build"],
+    "optim": ["SGD", "AdamW"],
+    "random": ["TorchGenerator"],
+    "sample": ["generate"],
+    "train": ["calibrate", "evaluate", "fit", "minibatches"],
+}
+__all__ = sorted(name for names in _HOME.values() for name in names)
+
+
+def __getattr__(name):
+    for module, names in _HOME.items():
+        if name in names:
+            return getattr(importlib.import_module(f"npnet.{module}"), name)
+    raise AttributeError(f"module 'npnet' has no attribute {name!r}")

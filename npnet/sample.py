@@ -1,0 +1,78 @@
+"""Drawing words from a model, one position at a time: each layer keeps what it needs of the positions before."""
+
+import numpy as np
+
+from npnet import ops
+from npnet.data import LONGEST_WORD
+
+
+def generate(
+    model,
+    vocabulary,
+    generator,
+    n=20,
+    *,
+    prompt="",
+    temperature=1.0,
+    top_k=None,
+    rule="current",
+    replacement=False,
+    max_length=None,
+    batch_size=None,
+    draw_all=False,
+):
+    """n words as a list of strings, each beginning with `prompt`.
+
+    temperature divides the logits; 0 takes the likeliest character and draws nothing. top_k keeps the k likeliest characters.
+    rule and replacement are those of npnet.random.TorchGenerator.multinomial. max_length counts the characters; by default it is block_size - 1 for
+    the models that read sequences. batch_size words are drawn side by side (default: all n), and the drawing of a batch ends
+    with its last word, or with draw_all, as makemore does it, after max_length draws.
+    """
+    if temperature < 0:
+        raise ValueError(f"temperature must be at least 0, got {temperature}")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k must be at least 1, got {top_k}")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if max_length is None:
+        max_length = LONGEST_WORD if model.windowed else model.config.block_size - 1
+    prompt_ids = vocabulary.encode(prompt)
+    if len(prompt_ids) > max_length:
+        raise ValueError(f"the prompt {prompt!r} is longer than {max_length}, the most characters of a word")
+
+    def choose(logits):
+        if temperature == 0:
+            return logits.argmax(-1)
+        logits = logits / temperature
+        if top_k is not None and top_k < logits.shape[-1]:
+            kth = np.partition(logits, -top_k, axis=-1)[:, -top_k, None]
+            logits = np.where(logits < kth, -np.inf, logits)
+        probs, _ = ops.softmax(logits)
+        return generator.multinomial(probs, 1, replacement, rule=rule)[:, 0]
+
+    words: list[str] = []
+    while len(words) < n:
+        batch = min(batch_size or n, n - len(words))
+        state = model.start(batch, max_length + 1)
+        ids = np.zeros(batch, np.int64)
+        drawn = np.empty((batch, max_length), np.int64)
+        alive = np.ones(batch, bool)
+        length = 0
+        while length < max_length and (draw_all or alive.any()):
+            logits = model.step(ids, state)
+            ids = np.full(batch, prompt_ids[length]) if length < len(prompt_ids) else choose(logits)
+            drawn[:, length] = ids
+            alive &= ids != 0
+            length += 1
+        words += [vocabulary.decode(row[:length]).partition(".")[0] for row in drawn]
+    return words
+
+
+def sort_by_novelty(words, train, test):
+    """makemore's three heaps: (in train, in test, new), each in the order of `words`."""
+    train, test = set(train), set(test)
+    return (
+        [w for w in words if w in train],
+        [w for w in words if w in test and w not in train],
+        [w for w in words if w not in train and w not in test],
+    )

@@ -1,0 +1,109 @@
+"""Training: minibatches, the loop, evaluation over whole splits, and BatchNorm's calibration.
+
+The loop is a generator, so that whoever drives it decides what to print, when to evaluate and when to stop:
+
+    for step, loss in run(model, minibatches(x, y, 32, generator), optimizer, schedule, steps): ...
+"""
+
+import ctypes
+
+import numpy as np
+
+from npnet.layers import BatchNorm
+from npnet.optim import SGD, drop
+
+
+def minibatches(x, y, batch_size, generator):
+    """Endless minibatches with replacement: batch_size indices from generator.randint for each, when it is asked for."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    while True:
+        ix = generator.randint(0, len(x), (batch_size,))
+        yield x.take(ix, axis=0), y.take(ix, axis=0)
+
+
+def run(model, batches, optimizer, schedule, steps, start=0):
+    """Steps start .. steps - 1: loss and gradients of the next batch, then one update with lr = schedule(step).
+
+    Yields (step, loss) after each update; the loss is the one before it.
+    """
+    _keep_freed_memory()
+    for step in range(start, steps):
+        x, y = next(batches)
+        loss = model.loss_and_grad(x, y)
+        optimizer.step(schedule(step))
+        yield step, loss
+
+
+def fit(model, x, y, generator, steps, batch_size=32, lr=0.1):
+    """Train by SGD in the notebook's way: lr, a tenth of it from half of the steps on, then calibrate. Returns the losses."""
+    batches = minibatches(x, y, batch_size, generator)
+    optimizer = SGD(model.data, model.grad)
+    losses = [loss for _, loss in run(model, batches, optimizer, drop(lr, steps // 2), steps)]
+    calibrate(model, x)
+    return np.array(losses)
+
+
+def evaluate(model, x, y, chunk=4096):
+    """Mean loss in nats over every target of (x, y) that is not -1, with running statistics; chunk rows at a time."""
+    total, count = 0.0, 0
+    for start in range(0, len(x), chunk):
+        targets = y[start : start + chunk]
+        n = np.count_nonzero(targets != -1)
+        total += n * float(model.loss(x[start : start + chunk], targets))
+        count += n
+    if count == 0:
+        raise ValueError("evaluate: there is no target to average over")
+    return total / count
+
+
+def calibrate(model, x, chunk=4096):
+    """Give every BatchNorm that keeps no running statistics those of its input over all of x, (N, block_size), from below upwards.
+
+    Mean and unbiased variance are joined chunk by chunk in float64 (Chan et al., 1979), so that memory stays bounded.
+    """
+    layers = list(model.network.layers.values())
+    for k, layer in enumerate(layers):
+        if not (isinstance(layer, BatchNorm) and layer.momentum is None):
+            continue
+        count, mean, squares = 0, 0.0, 0.0
+        for start in range(0, len(x), chunk):
+            h = x[start : start + chunk]
+            for below in layers[:k]:
+                h = below.forward(h)[0]
+            rows = h.reshape(-1, h.shape[-1]).astype(np.float64)
+            n, chunk_mean = len(rows), rows.mean(0)
+            delta = chunk_mean - mean
+            squares = squares + ((rows - chunk_mean) ** 2).sum(0) + delta**2 * (count * n / (count + n))
+            mean = mean + delta * (n / (count + n))
+            count += n
+        if count < 2:
+            raise ValueError(f"calibrate: {count} rows have no variance; at least 2 are needed")
+        layer.running_mean[...] = mean
+        layer.running_var[...] = squares / (count - 1)
+
+
+def count_bigrams(model, x, y):
+    """Fill a bigram model by counting: the table becomes the log of (N + 1) / (row sum of N + 1), N[a, b] how often b follows a.
+
+    That is the best table for the smoothed counts, which the gradient would only approach. x, y as the model is trained on.
+    """
+    table = model.parameters()["logits.weight"]
+    kept = y != -1
+    counts = np.ones(table.shape)
+    np.add.at(counts, (x[kept], y[kept]), 1)
+    table[...] = np.log(counts / counts.sum(1, keepdims=True))
+
+
+def _keep_freed_memory():
+    """Ask glibc to keep freed memory: by default it returns a large array's pages at once and faults them in again each step.
+
+    Where there is no glibc nothing happens.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+    mallopt(M_MMAP_THRESHOLD, 32 << 20)
+    mallopt(M_TRIM_THRESHOLD, 1 << 30)
