@@ -163,8 +163,7 @@ class TorchGenerator:
         """Indices in proportion to probs, int64: (..., categories) -> (..., num_samples), one leading axis or none.
 
         race: q = exponential of probs' shape; the indices of the largest `probs / q`, largest first.
-        cdf: `cumsum(probs) / sum(probs)` in probs' dtype, its last element set to 1; the first index with cdf >= u,
-        u a double from one raw64.
+        cdf: `cumsum(probs) / sum(probs)` in probs' dtype; the first index with cdf >= u, u a double from one raw64.
 
         rule="current" (torch 2.13): race for one sample or without replacement, else cdf.
         rule="2022" (torch 1.12 and 1.13, the published notebooks): race without replacement, else cdf.
@@ -185,7 +184,6 @@ class TorchGenerator:
             if not np.isfinite(cdf[..., -1]).all():
                 raise ValueError(f"the sum of probs must be finite in {p.dtype}: scale them down")
             cdf /= cdf[..., -1:].copy()
-        cdf[..., -1] = 1
         u = self._unit(p.size // p.shape[-1] * k, np.dtype(np.float64)).reshape(-1, k)
         rows = [np.searchsorted(c, row) for c, row in zip(cdf.reshape(-1, p.shape[-1]), u, strict=True)]
         return np.array(rows, np.int64).reshape(*p.shape[:-1], k)
@@ -281,8 +279,8 @@ def _fma(x: np.ndarray, y: Any, z: Any) -> np.ndarray:
     """x * y + z rounded once; y and z are scalars of x's dtype.
 
     float32: the product is exact in float64. float64: it is split in two by Dekker's product (1971), and all but the
-    last addition are without error. What is rounded before the last rounding is rounded to odd, which leaves no trace
-    (Boldo and Melquiond 2008).
+    last addition are without error (between 1e-290 and 1e290; near the ends of the range the last bit may differ).
+    What is rounded before the last rounding is rounded to odd, which leaves no trace (Boldo and Melquiond 2008).
     """
     if x.dtype == np.float32:
         return _odd_sum(x.astype(np.float64) * y, np.float64(z)).astype(np.float32)
@@ -292,7 +290,7 @@ def _fma(x: np.ndarray, y: Any, z: Any) -> np.ndarray:
         high, low = _two_sum(z, ((xh * yh - product) + xh * yl + xl * yh) + xl * yl)
         total, error = _two_sum(product, high)
         fused = total + _odd_sum(low, error)
-        return np.where(np.isfinite(fused) & (np.abs(product) > 1e-280), fused, product + z)
+        return np.where(np.isfinite(fused), fused, product + z)
 
 
 def _halves(x: Any) -> tuple[Any, Any]:
