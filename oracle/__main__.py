@@ -1,0 +1,61 @@
+"""`python -m oracle`: the hand-written gradients of the notebook's network against autograd, as a table."""
+
+import argparse
+import sys
+
+from npnet.data import NAMES, DataError
+from oracle.table import minibatch, table
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line; the usage is in --help."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def integer(low, high):
+    """An argparse type: an integer in [low, high]."""
+
+    def parse(text):
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is not an integer from {low} to {high}")
+        return value
+
+    return parse
+
+
+def parser():
+    p = Parser(
+        prog="python -m oracle",
+        description="Compare every gradient of the notebook's network, derived by hand in NumPy, with torch's autograd "
+        "for one minibatch. The exit status is 1 if one of them is wrong.",
+    )
+    seed, size, width = integer(-(2**63), 2**64 - 1), integer(2, 10_000), integer(1, 10_000)
+    p.add_argument("-i", "--input-file", default=NAMES, metavar="FILE", help="words, one a line (default: npnet's own)")
+    p.add_argument("--seed", type=seed, default=2147483647, help="of parameters and minibatch (default: %(default)s)")
+    p.add_argument("-b", "--batch-size", type=size, default=32, help="examples, 2 or more (default: %(default)s)")
+    p.add_argument("--n-hidden", type=width, default=64, help="hidden units (default: %(default)s)")
+    p.add_argument("--with-b1", action="store_true", help="give the first layer the bias that batch norm makes useless")
+    p.add_argument("--lang", choices=("en", "ko"), default="en", help="language of the labels (default: %(default)s)")
+    return p
+
+
+def main(argv=None):
+    p = parser()
+    args = p.parse_args(argv)
+    try:
+        params, x, y = minibatch(args.input_file, args.seed, args.batch_size, args.n_hidden, args.with_b1)
+    except DataError as error:
+        p.error(str(error))
+    text, right = table(params, x, y, args.lang)
+    print(text)
+    return 0 if right else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
