@@ -1,9 +1,9 @@
-"""`python -m oracle`: the hand-written gradients of the notebook's network against autograd, as a table."""
+"""`python -m oracle`: the hand-written gradients of the notebook's network against autograd, as a table; and the other proofs."""
 
 import argparse
 import sys
 
-from npnet.data import NAMES, DataError
+from npnet.data import NAMES
 from oracle.table import minibatch, table
 
 
@@ -42,19 +42,36 @@ def parser():
     p.add_argument("--n-hidden", type=width, default=64, help="hidden units (default: %(default)s)")
     p.add_argument("--with-b1", action="store_true", help="give the first layer the bias that batch norm makes useless")
     p.add_argument("--lang", choices=("en", "ko"), default="en", help="language of the labels (default: %(default)s)")
+    p.set_defaults(command=show_table)
+    commands = p.add_subparsers(metavar="certify", help="or another command; each has its own --help")
+
+    c = commands.add_parser("certify", help="fuzz every operation and model on fresh random examples")
+    c.set_defaults(command=certify)
+    c.add_argument("--examples", type=integer(1, 10**9), default=100, help="for each of them (default: %(default)s)")
+    c.add_argument("--op", action="append", default=[], metavar="NAME", help="only this one; may be given again")
     return p
+
+
+def certify(args):
+    from oracle.certify import certify
+
+    return 0 if certify(args.op, args.examples) else 1
+
+
+def show_table(args):
+    params, x, y = minibatch(args.input_file, args.seed, args.batch_size, args.n_hidden, args.with_b1)
+    text, right = table(params, x, y, args.lang)
+    print(text)
+    return 0 if right else 1
 
 
 def main(argv=None):
     p = parser()
     args = p.parse_args(argv)
     try:
-        params, x, y = minibatch(args.input_file, args.seed, args.batch_size, args.n_hidden, args.with_b1)
-    except DataError as error:
+        return args.command(args)
+    except ValueError as error:
         p.error(str(error))
-    text, right = table(params, x, y, args.lang)
-    print(text)
-    return 0 if right else 1
 
 
 if __name__ == "__main__":

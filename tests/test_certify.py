@@ -1,0 +1,48 @@
+"""`python -m oracle certify`: a row for each operation and model, and a failure that can be reproduced."""
+
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from oracle.__main__ import main
+from oracle.cases import CASES
+from oracle.certify import certify
+from oracle.model_cases import MODEL_CASES
+
+
+def test_every_operation_and_model_has_a_row(capsys):
+    assert certify([], 2)
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert [row.split()[0] for row in rows] == [*CASES, *MODEL_CASES]
+    assert all(row.split()[1] == "2" for row in rows)
+
+
+def test_the_examples_are_fresh(capsys):
+    errors = set()
+    for _ in range(3):
+        assert main(["certify", "--op", "linear", "--examples", "3"]) == 0
+        errors.add(capsys.readouterr().out.split()[-2])
+    assert len(errors) > 1
+
+
+def test_a_wrong_backward_is_a_failure_that_can_be_reproduced(monkeypatch, capsys):
+    right = CASES["tanh"]
+    monkeypatch.setitem(CASES, "tanh", replace(right, backward=lambda dy, cache: dy * (1 - cache[0])))
+    assert main(["certify", "--op", "tanh", "--op", "relu", "--examples", "50"]) == 1
+    out = capsys.readouterr().out
+    assert re.search(r"^tanh +\d+ +WRONG", out, re.M) and re.search(r"^relu +50 +0.00", out, re.M)
+    (line,) = re.findall(r'^Reproduce: python -c "(.*)"$', out, re.M)
+    with pytest.raises(AssertionError, match="tanh"):
+        exec(line, {})
+    monkeypatch.undo()
+    exec(line, {})
+
+
+@pytest.mark.parametrize("flags", [["--op", "nope"], ["--examples", "0"], ["--examples", "x"], ["--nope"]])
+def test_bad_flags_are_one_line(flags):
+    run = subprocess.run([sys.executable, "-m", "oracle", "certify", *flags], capture_output=True, text=True)
+    assert run.returncode == 2 and run.stdout == "" and len(run.stderr.splitlines()) == 1
+    assert flags[-1] in run.stderr
