@@ -33,8 +33,8 @@ def batch_norm(x, gain, bias, eps=1e-5, unbiased=True):
     inv = squares / divisor
     inv += eps
     np.sqrt(inv, out=inv)
+    xhat /= inv
     np.reciprocal(inv, out=inv)
-    xhat *= inv
     y = xhat * gain
     y += bias
     return y.reshape(x.shape), (xhat, gain, inv, divisor, mean, squares / (n - 1))
