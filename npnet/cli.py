@@ -1,4 +1,4 @@
-"""The commands `npnet train` and `npnet sample`. Flags are named as makemore.py names them where it has them.
+"""The commands `npnet train`, `sample` and `diagnose`. Flags are named as makemore.py names them where it has them.
 
 What a user got wrong is one line on stderr and exit status 2.
 """
@@ -22,7 +22,7 @@ from npnet.random import TorchGenerator
 from npnet.sample import generate, sort_by_novelty
 
 MODEL, LAST = "model.npz", "last.npz"
-NOTEBOOK_STEPS = 100000
+NOTEBOOK_STEPS = 80000
 SAVE_SECONDS = 60
 
 
@@ -46,7 +46,7 @@ def main(argv=None):
 
 def _parser():
     parser = Parser(prog="npnet", description="Train small character models on a list of words, with NumPy alone.")
-    commands = parser.add_subparsers(required=True, metavar="train | sample")
+    commands = parser.add_subparsers(required=True, metavar="train | sample | diagnose")
     presets = "presets:\n" + "\n".join(f"  {name:22}{preset.about}" for name, preset in PRESETS.items())
 
     p = commands.add_parser(
@@ -71,7 +71,7 @@ def _parser():
     p.add_argument("--n-head", type=_positive, metavar="N", help="heads of attention")
     p.add_argument("--n-embd", type=_positive, metavar="N", help="channels of an embedding")
     p.add_argument("--n-embd2", type=_positive, metavar="N", help="channels of the hidden layer")
-    p.add_argument("--top-k", type=int, metavar="K", help="draw among the K likeliest characters; -1 for all")
+    p.add_argument("--top-k", type=_top_k, metavar="K", help="draw among the K likeliest characters; -1 for all")
     p.add_argument("-n", "--num-workers", type=int, metavar="N", help="makemore.py's; changes nothing here")
     p.add_argument("--device", choices=["cpu"], help="makemore.py's; there is only the cpu here")
 
@@ -86,6 +86,13 @@ def _parser():
     p.add_argument("--top-k", type=_positive, metavar="K", help="draw among the K likeliest characters")
     p.add_argument("--seed", type=int, default=LECTURE_SEED, metavar="N", help="seed of the random stream")
     p.add_argument("-i", "--input-file", metavar="FILE", help="the words of the training run, if they have moved")
+
+    p = commands.add_parser("diagnose", help="activations, gradients and updates, layer by layer, as in lecture 3")
+    p.set_defaults(command=_diagnose)
+    p.add_argument("-i", "--input-file", metavar="FILE", help="words, one a line (default: the names.txt of npnet)")
+    p.add_argument("--preset", default="part3-deep", metavar="NAME", help="a lecture's run (default: %(default)s)")
+    p.add_argument("--max-steps", type=int, metavar="N", help="look at step N - 1 (default: the preset's last)")
+    p.add_argument("--plot", metavar="DIR", help="draw histograms and the sizes of the updates as PNG files")
     return parser
 
 
@@ -93,6 +100,10 @@ def _positive(text):
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
     return int(text)
+
+
+def _top_k(text):
+    return -1 if text == "-1" else _positive(text)
 
 
 def _rate(text):
@@ -110,13 +121,14 @@ def _train(args):
         raise ValueError("--resume and --sample-only need the --work-dir of an earlier run")
     if args.sample_only:
         top_k = None if args.top_k in (None, -1) else args.top_k
-        return _print_words(args.work_dir, args.input_file, 50, args.seed or LECTURE_SEED, top_k=top_k)
+        seed = LECTURE_SEED if args.seed is None else args.seed
+        return _print_words(args.work_dir, args.input_file, 50, seed, top_k=top_k)
     path = Path(args.input_file or NAMES)
     words = read_words(path)
     saved = checkpoint.load(Path(args.work_dir) / LAST) if args.resume else None
     preset = _resumed_preset(args, saved, words) if saved else _chosen_preset(args)
     run = preset.prepare(words)
-    start = _restore(run, saved) if saved else 0
+    start = _restore(run, saved, Path(args.work_dir) / LAST) if saved else 0
     meta = {"preset": asdict(preset), "input_file": str(path.resolve()), "words": _fingerprint(words)}
     if start > preset.last:
         raise ValueError(
@@ -221,15 +233,18 @@ def _saved_preset(meta, path):
     return replace(base, **values)
 
 
-def _restore(run, saved):
-    """Put the run where the checkpoint left it; returns the step it goes on with."""
+def _restore(run, saved, path):
+    """Put the run where the checkpoint at `path` left it; returns the step it goes on with."""
     checkpoint.fill(run.model.parameters(), saved.model.parameters(), "the model")
     checkpoint.fill(run.model.buffers(), saved.model.buffers(), "the model")
     checkpoint.fill(run.optimizer.state(), saved.optimizer, "the optimiser")
-    for name, generator in run.generators.items():
-        generator.set_state(saved.generators[name])
-    run.best = saved.meta["best"]
-    return saved.meta["step"]
+    try:
+        for name, generator in run.generators.items():
+            generator.set_state(saved.generators[name])
+        run.best, start = saved.meta["best"], int(saved.meta["step"])
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise checkpoint.CheckpointError(f"{path}: no run can go on from here ({error})") from None
+    return start
 
 
 def _fingerprint(words):
@@ -271,6 +286,18 @@ def _training_words(meta, input_file):
     if input_file:
         raise ValueError(f"{input_file} has other words than the model was trained on")
     return None
+
+
+def _diagnose(args):
+    from npnet import diagnose
+
+    if args.preset not in PRESETS:
+        raise ValueError(f"unknown preset {args.preset!r}; there are {', '.join(PRESETS)}")
+    preset = PRESETS[args.preset]
+    if args.max_steps is not None:
+        preset = replace(preset, stop=args.max_steps)
+    diagnose.run(preset, read_words(args.input_file or NAMES), args.plot)
+    return 0
 
 
 class Interrupt:

@@ -291,7 +291,7 @@ def transformer(c, g):
             attention=Residual(
                 norm=LayerNorm(*_ones_zeros(c, C)),
                 qkv=_linear(g, c, C, 3 * C),
-                heads=CausalAttention(c.n_head),
+                heads=_heads(c),
                 projection=_linear(g, c, C, C),
             ),
             mlp=Residual(
@@ -327,9 +327,7 @@ def microgpt(c, g):
     def block():
         qkv = np.concatenate([draw(C, C) for _ in range(3)])
         return Sequential(
-            attention=Residual(
-                norm=RMSNorm(), qkv=Linear(qkv.T), heads=CausalAttention(c.n_head), projection=Linear(draw(C, C).T)
-            ),
+            attention=Residual(norm=RMSNorm(), qkv=Linear(qkv.T), heads=_heads(c), projection=Linear(draw(C, C).T)),
             mlp=Residual(norm=RMSNorm(), up=Linear(draw(4 * C, C).T), relu=ReLU(), down=Linear(draw(C, 4 * C).T)),
         )
 
@@ -353,6 +351,13 @@ def _embedding(g, c, rows):
 def _linear(g, c, fan_in, fan_out, bias=True):
     """A Linear with torch.nn.Linear's first values."""
     return Linear(*linear_init(g, fan_in, fan_out, bias, dtype=c.dtype))
+
+
+def _heads(c):
+    """Attention whose heads share the channels evenly."""
+    if c.n_embd % c.n_head:
+        raise ValueError(f"n_head must divide n_embd, got n_head = {c.n_head} and n_embd = {c.n_embd}")
+    return CausalAttention(c.n_head)
 
 
 def _gates(g, c, n):

@@ -110,6 +110,8 @@ class Lecture(Preset):
 class LectureRun(Run):
     def __init__(self, preset, words):
         super().__init__(preset)
+        if preset.batch_size < 2:
+            raise ValueError(f"batch_size must be at least 2 for BatchNorm, got {preset.batch_size}")
         self.vocabulary = Vocabulary(words)
         parts = zip(("train", "val", "test"), split(words), strict=True)
         self.data = {name: build_dataset(part, self.vocabulary, preset.block_size) for name, part in parts}

@@ -1,0 +1,211 @@
+"""The third lecture's diagnostics: is every tanh alive, does the gradient reach it, do the weights move at a good pace?
+
+    tanhs = observe(model, x, y)
+    print(*activation_lines(tanhs), *gradient_lines(tanhs), *weight_lines(model), sep="\\n")
+
+For networks that are a plain chain of layers, such as the mlps of the lectures and wavenet. Layers are numbered as the
+lecture lists them: Linear, BatchNorm1d, Tanh, ..., without those that only look up or reshape. All standard deviations
+are unbiased.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from npnet import ops, train
+from npnet.layers import BatchNorm, Linear, Residual, Sequential, Tanh
+from npnet.presets import PRESETS, Lecture
+
+SATURATED = 0.97
+MOST_POINTS = 2000
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A layer's number in the lecture's list, its name, its output and the gradient of the loss by that output."""
+
+    number: int
+    name: str
+    out: np.ndarray
+    grad: np.ndarray
+
+
+def chain(model):
+    """The layers of the network in order. A network that is no plain chain, or has no tanh in it, is a ValueError."""
+
+    def flat(layer):
+        if not isinstance(layer, Sequential):
+            yield layer
+        else:
+            for child in layer.layers.values():
+                yield from flat(child)
+
+    branches = any(isinstance(layer, Residual) for _, layer in model.network.walk())
+    layers = list(flat(model.network))
+    if branches or not any(isinstance(layer, Tanh) for layer in layers):
+        raise ValueError(f"the diagnostics need a plain chain of layers with tanh among them; {model.kind} is none")
+    return layers
+
+
+def observe(model, x, y):
+    """What every tanh gave and got on one minibatch -> list of Observed, in order.
+
+    The same passes as model.loss_and_grad(x, y), one layer at a time: every gradient is left in model.grad.
+    """
+    layers = chain(model)
+    outs, caches, h = [], [], x
+    for layer in layers:
+        h, cache = layer.forward(h, training=True)
+        outs.append(h)
+        caches.append(cache)
+    _, cache = ops.cross_entropy(h, y)
+    grads, dh = [], ops.cross_entropy_backward(1.0, cache)
+    for layer in reversed(layers):
+        grads.append(dh)
+        dh = layer.backward(dh, caches.pop())
+    counted = ((layer, k) for k, layer in enumerate(layers) if isinstance(layer, (Linear, BatchNorm, Tanh)))
+    return [
+        Observed(number, "Tanh", outs[k], grads[-1 - k])
+        for number, (layer, k) in enumerate(counted)
+        if isinstance(layer, Tanh)
+    ]
+
+
+def activation_lines(tanhs):
+    """Mean, standard deviation, and how many of a hundred activations lie so far out that hardly a gradient passes."""
+    for t in tanhs:
+        saturated = np.mean(np.abs(t.out) > SATURATED)
+        summary = f"mean {_mean(t.out):+.2f}, std {_std(t.out):.2f}, saturated: {saturated:.2%}"
+        yield f"layer {t.number} ({t.name:>10}): {summary}"
+
+
+def gradient_lines(tanhs):
+    """Mean and standard deviation of the gradients of the loss by the activations."""
+    for t in tanhs:
+        yield f"layer {t.number} ({t.name:>10}): mean {_mean(t.grad):+f}, std {_std(t.grad):e}"
+
+
+def weight_lines(model):
+    """For every matrix: mean and standard deviation of its gradient, and the latter over that of its values."""
+    for data, grad in matrices(model).values():
+        summary = f"mean {_mean(grad):+f} | std {_std(grad):e} | grad:data ratio {_std(grad) / _std(data):e}"
+        yield f"weight {data.shape!s:>10} | {summary}"
+
+
+def update_sizes(model, lr):
+    """For every matrix log10 of std(lr grad) / std(data): about -3 is a good pace for plain SGD."""
+    with np.errstate(divide="ignore"):
+        return [float(np.log10(lr * _std(grad) / _std(data))) for data, grad in matrices(model).values()]
+
+
+def matrices(model):
+    """Name -> (data, grad) of every parameter with two axes; gains and biases have one."""
+    gradients = model.gradients()
+    return {name: (data, gradients[name]) for name, data in model.parameters().items() if data.ndim == 2}
+
+
+def run(preset, words, plot_dir=None):
+    """Train by the preset and print the three tables for its last step; with plot_dir also draw them and the updates.
+
+    Activations and gradients are those of the last step's minibatch; the ratios divide by the weights as it left them.
+    """
+    if not isinstance(preset, Lecture):
+        known = ", ".join(name for name, other in PRESETS.items() if isinstance(other, Lecture))
+        raise ValueError(f"diagnose takes the networks of the lectures ({known}), not {preset.name}")
+    if not 1 <= preset.last < 1 << 62:
+        raise ValueError(f"--max-steps must be at least 1 here, got {preset.stop}")
+    figure_class = _figure_class() if plot_dir else None
+    if plot_dir:
+        Path(plot_dir).mkdir(parents=True, exist_ok=True)
+    run = preset.prepare(words)
+    chain(run.model)
+    last = preset.last - 1
+    stride = -(-preset.last // MOST_POINTS)
+    sizes = {}
+    batches = run.batches(0)
+    for step, loss in train.run(run.model, batches, run.optimizer, run.schedule, last):
+        run.report(step, loss, 0.0)
+        if plot_dir and step % stride == 0:
+            sizes[step] = update_sizes(run.model, run.schedule(step))
+    tanhs = observe(run.model, *next(batches))
+    run.optimizer.step(run.schedule(last))
+    sizes[last] = update_sizes(run.model, run.schedule(last))
+
+    for title, lines in (
+        ("activations", activation_lines(tanhs)),
+        ("gradients of the activations", gradient_lines(tanhs)),
+        ("gradients of the weights", weight_lines(run.model)),
+    ):
+        print(f"\n{title}, step {last}", *lines, sep="\n")
+    if plot_dir:
+        print()
+        for name, figure in figures(figure_class, run.model, tanhs, sizes, last).items():
+            path = Path(plot_dir) / f"{name}.png"
+            figure.savefig(path, dpi=120)
+            print(f"saved to {path}")
+
+
+def figures(figure_class, model, tanhs, sizes, step):
+    """File name -> figure: the lecture's three histograms and its curve of update sizes, {step: update_sizes}."""
+    names = [f"layer {t.number} ({t.name})" for t in tanhs]
+    weights = {f"{name} {data.shape}": grad for name, (data, grad) in matrices(model).items()}
+    drawn = {
+        "activations": _histograms(figure_class, dict(zip(names, (t.out for t in tanhs), strict=True))),
+        "gradients": _histograms(figure_class, dict(zip(names, (t.grad for t in tanhs), strict=True))),
+        "weight-gradients": _histograms(figure_class, weights),
+    }
+    titles = ("Activations", "Gradients of the loss by the activations", "Gradients of the loss by the weights")
+    labels = ("activation", "gradient", "gradient")
+    for figure, title, label in zip(drawn.values(), titles, labels, strict=True):
+        figure.axes[0].set(title=f"{title}, step {step}", xlabel=label, ylabel="density")
+    drawn["updates"] = _curves(figure_class, list(weights), sizes)
+    for figure in drawn.values():
+        figure.axes[0].spines[["top", "right"]].set_visible(False)
+        figure.axes[0].grid(alpha=0.25, linewidth=0.6)
+    return drawn
+
+
+def _histograms(figure_class, arrays):
+    figure = figure_class(figsize=(11, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for (label, values), color in zip(arrays.items(), _colors(len(arrays)), strict=True):
+        density, edges = np.histogram(values, bins=100, density=True)
+        axes.plot((edges[:-1] + edges[1:]) / 2, density, label=label, color=color, linewidth=1.3)
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def _curves(figure_class, labels, sizes):
+    figure = figure_class(figsize=(11, 5), layout="constrained")
+    axes = figure.subplots()
+    for label, curve, color in zip(labels, np.array(list(sizes.values())).T, _colors(len(labels)), strict=True):
+        axes.plot(list(sizes), curve, label=label, color=color, linewidth=0.8, marker="." if len(sizes) == 1 else "")
+    axes.axhline(-3, color="black", linewidth=1.2)
+    axes.annotate("a good pace", (0, -3), (4, 4), textcoords="offset points", fontsize=9)
+    axes.set(title="Size of the updates", xlabel="step", ylabel="log10 of std(lr * gradient) / std(weight)")
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    return figure
+
+
+def _colors(n):
+    from matplotlib import colormaps
+
+    return colormaps["turbo"](np.linspace(0.05, 0.95, n))
+
+
+def _figure_class():
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ValueError('--plot needs matplotlib: pip install "npnet-trainer[plot]"') from error
+    return Figure
+
+
+def _mean(values):
+    return values.mean(dtype=np.float64)
+
+
+def _std(values):
+    return values.std(ddof=1, dtype=np.float64)
