@@ -1,12 +1,11 @@
 """A run in one .npz file, without pickle: the model, and what a resumed run needs to go on bit for bit.
 
-Entries: `meta`, a JSON text; `parameter/NAME` and `buffer/NAME` of the model; and, if the run may go on, `optimizer/NAME` and
-`generator/NAME`, the state of each random stream.
+Entries: `meta`, a JSON text that lists the others; `parameter/NAME` and `buffer/NAME` of the model; and, if the run may
+go on, `optimizer/NAME` and `generator/NAME`, the state of each random stream.
 """
 
 import json
 import os
-import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -37,26 +36,29 @@ class Checkpoint:
 def save(path, checkpoint):
     """Write the checkpoint to `path`, whole or not at all: a file that is there stays until the new one is complete."""
     model = checkpoint.model
+    arrays = {
+        f"{group}/{name}": array
+        for group, members in (
+            ("parameter", model.parameters()),
+            ("buffer", model.buffers()),
+            ("optimizer", checkpoint.optimizer),
+            ("generator", checkpoint.generators),
+        )
+        for name, array in members.items()
+    }
     head = {
         "format": FORMAT,
         "kind": model.kind,
         "config": asdict(model.config),
         "characters": "".join(checkpoint.vocabulary.characters),
         "run": checkpoint.meta,
+        "entries": list(arrays),
     }
-    arrays = {"meta": np.array(json.dumps(head))}
-    for group, members in (
-        ("parameter", model.parameters()),
-        ("buffer", model.buffers()),
-        ("optimizer", checkpoint.optimizer),
-        ("generator", checkpoint.generators),
-    ):
-        arrays |= {f"{group}/{name}": array for name, array in members.items()}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".unfinished")
     with open(unfinished, "wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, meta=np.array(json.dumps(head)), **arrays)
         file.flush()
         os.fsync(file.fileno())
     os.replace(unfinished, path)
@@ -65,16 +67,19 @@ def save(path, checkpoint):
 def load(path):
     """The Checkpoint in the file. A file that is missing, damaged or not ours is a CheckpointError that names what is wrong."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror or error}; expected a model saved by npnet train") from error
-    except (ValueError, EOFError, zipfile.BadZipFile, AttributeError, NotImplementedError) as error:
+    except Exception as error:  # of many kinds: a damaged byte may say that an entry is encrypted or compressed
         raise CheckpointError(f"{path}: not a complete .npz file; expected a model saved by npnet train") from error
     try:
         head = json.loads(str(arrays.pop("meta")))
         if head["format"] != FORMAT:
             raise CheckpointError(f"{path}: format {head['format']!r}; this npnet reads {FORMAT!r}")
+        for name in head["entries"]:
+            if name not in arrays:
+                raise CheckpointError(f"{path}: {name} is missing")
         vocabulary = Vocabulary(head["characters"])
         model = build(head["kind"], Config(**head["config"]), TorchGenerator(0))
         checkpoint = Checkpoint(model, vocabulary, head["run"])
@@ -99,6 +104,8 @@ def fill(targets, arrays, source, error=ValueError):
             raise error(f"{source}: unknown entry {name}")
         if array.shape != targets[name].shape:
             raise error(f"{source}: {name} has shape {array.shape}, expected {targets[name].shape}")
+        if array.dtype.kind not in "iuf":
+            raise error(f"{source}: {name} has dtype {array.dtype}, expected real numbers")
         if not np.isfinite(array).all():
             raise error(f"{source}: {name} holds a number that is not finite")
         targets[name][...] = array

@@ -75,8 +75,8 @@ class Sequential(Layer):
         return x, caches
 
     def backward(self, dy, cache):
-        for layer in reversed(self.layers.values()):
-            dy = layer.backward(dy, cache.pop())
+        for layer, layer_cache in zip(reversed(self.layers.values()), reversed(cache), strict=True):
+            dy = layer.backward(dy, layer_cache)
         return dy
 
     def start(self, batch, length):
@@ -93,13 +93,10 @@ class Residual(Sequential):
 
     def forward(self, x, training=False):
         y, cache = super().forward(x, training)
-        y += x
-        return y, cache
+        return x + y, cache  # not in place: y may be in the cache of the last layer
 
     def backward(self, dy, cache):
-        dx = super().backward(dy, cache)
-        dx += dy
-        return dx
+        return super().backward(dy, cache) + dy
 
     def step(self, x, state):
         return x + super().step(x, state)
@@ -247,7 +244,8 @@ class BatchNorm(Layer):
     def forward(self, x, training=False):
         weight, bias = self.weight.data, self.bias.data
         if not training:
-            return ops.batch_norm_inference(x, weight, bias, self.running_mean, self.running_var, self.eps)
+            y, cache = ops.batch_norm_inference(x, weight, bias, self.running_mean, self.running_var, self.eps)
+            return y, (False, cache)
         y, cache = ops.batch_norm(x, weight, bias, self.eps, self.unbiased)
         if self.momentum is not None:
             mean, var = cache[-2:]
@@ -260,10 +258,14 @@ class BatchNorm(Layer):
             else:
                 self.running_var *= keep
                 self.running_var += self.momentum * var
-        return y, cache
+        return y, (True, cache)
 
     def backward(self, dy, cache):
-        return ops.batch_norm_backward(dy, cache, out=(self.weight.grad, self.bias.grad))[0]
+        training, cache = cache
+        if training:
+            return ops.batch_norm_backward(dy, cache, out=(self.weight.grad, self.bias.grad))[0]
+        dx, self.weight.grad[...], self.bias.grad[...], _, _ = ops.batch_norm_inference_backward(dy, cache)
+        return dx
 
 
 class LayerNorm(Layer):

@@ -28,7 +28,7 @@ def generate(
     the models that read sequences. batch_size words are drawn side by side (default: all n), and the drawing of a batch ends
     with its last word, or with draw_all, as makemore does it, after max_length draws.
     """
-    if temperature < 0:
+    if not temperature >= 0:
         raise ValueError(f"temperature must be at least 0, got {temperature}")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}")
@@ -37,6 +37,8 @@ def generate(
     if max_length is None:
         max_length = LONGEST_WORD if model.windowed else model.config.block_size - 1
     prompt_ids = vocabulary.encode(prompt)
+    if "." in prompt:
+        raise ValueError(f"the prompt {prompt!r} holds '.', which ends a word")
     if len(prompt_ids) > max_length:
         raise ValueError(f"the prompt {prompt!r} is longer than {max_length}, the most characters of a word")
 

@@ -49,7 +49,9 @@ def evaluate(model, x, y, chunk=4096):
     total, count = 0.0, 0
     for start in range(0, len(x), chunk):
         targets = y[start : start + chunk]
-        n = np.count_nonzero(targets != -1)
+        n = int(np.count_nonzero(targets != -1))
+        if n == 0:
+            continue
         total += n * float(model.loss(x[start : start + chunk], targets))
         count += n
     if count == 0:

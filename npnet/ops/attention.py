@@ -32,7 +32,9 @@ def causal_attention(qkv, n_head):
         p *= mask
     else:
         p = np.where(mask != 0, p, -np.inf)
-        p -= p.max(axis=-1, keepdims=True)
+        shift = p.max(axis=-1, keepdims=True)
+        shift[np.abs(shift) <= _SAFE_SCORE] = 0  # as above: what is later must not change how a row is rounded
+        p -= shift
         np.exp(p, out=p)
     p /= (p @ np.ones(T, qkv.dtype))[..., None]
     y = np.empty((len(q), T, C), qkv.dtype)
