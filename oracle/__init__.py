@@ -15,9 +15,13 @@ except ImportError as error:
 
 
 def __getattr__(name):
-    """from_makemore and to_makemore, imported when asked for: they know npnet, which the reference must not."""
+    """check_backward and makemore's two, imported when asked for: they know npnet, which the reference must not."""
     if name in ("from_makemore", "to_makemore"):
         from oracle import makemore
 
         return getattr(makemore, name)
+    if name == "check_backward":
+        from oracle.check import check_backward
+
+        return check_backward
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

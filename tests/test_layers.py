@@ -1,0 +1,212 @@
+"""Layers: caches, gradients that overwrite, running statistics as torch has them, one position at a time, names."""
+
+import numpy as np
+import pytest
+import torch
+
+from npnet import layers, ops
+from npnet.layers import (
+    GELU,
+    GRU,
+    LSTM,
+    RNN,
+    BatchNorm,
+    CausalAttention,
+    CausalMean,
+    Dropout,
+    Embedding,
+    Flatten,
+    FlattenConsecutive,
+    Layer,
+    LayerNorm,
+    Linear,
+    PositionalEmbedding,
+    ReLU,
+    Residual,
+    RMSNorm,
+    Sequential,
+    Tanh,
+    TiedLinear,
+    Window,
+)
+from npnet.random import TorchGenerator
+
+C, H = 4, 3
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+# Name -> a fresh layer from (2, 4, C) to some shape.
+FLOATING = {
+    "Sequential": lambda: Sequential(Linear(normal(C, H)), Tanh()),
+    "Residual": lambda: Residual(LayerNorm(normal(C), normal(C)), Linear(normal(C, C), normal(C))),
+    "Residual that ends in its cache": lambda: Residual(Linear(normal(C, C)), Tanh()),
+    "Residual of nothing": lambda: Residual(Dropout(0.0, TorchGenerator(0))),
+    "Linear": lambda: Linear(normal(C, H), normal(H)),
+    "Linear without bias": lambda: Linear(normal(C, H)),
+    "TiedLinear": lambda: TiedLinear(layers.Parameter(normal(H, C))),
+    "BatchNorm": lambda: BatchNorm(normal(C), normal(C)),
+    "LayerNorm": lambda: LayerNorm(normal(C), normal(C)),
+    "RMSNorm": RMSNorm,
+    "Tanh": Tanh,
+    "ReLU": ReLU,
+    "GELU": GELU,
+    "Dropout": lambda: Dropout(0.5, TorchGenerator(0)),
+    "Flatten": Flatten,
+    "FlattenConsecutive": lambda: FlattenConsecutive(2),
+    "CausalMean": CausalMean,
+    "CausalAttention": lambda: Sequential(Linear(normal(C, 3 * C)), CausalAttention(2)),
+    "RNN": lambda: RNN(normal(H), normal(C + H, H), normal(H)),
+    "GRU": lambda: GRU(normal(H), normal(C + H, 3 * H), normal(3 * H)),
+    "LSTM": lambda: LSTM(normal(H), normal(H, seed=1), normal(C + H, 4 * H), normal(4 * H)),
+}
+CAUSAL = [name for name in FLOATING if name not in ("BatchNorm", "Dropout", "Flatten", "FlattenConsecutive")]
+
+
+def test_every_layer_is_tested():
+    found = {name for name, value in vars(layers).items() if isinstance(value, type) and issubclass(value, Layer)}
+    assert found - {"Layer", "_Recurrent", "Embedding", "PositionalEmbedding", "Window"} <= FLOATING.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "training"),
+    [(name, training) for name in FLOATING for training in (True, False)],
+)
+def test_gradients_are_those_of_small_differences_and_overwrite(name, training):
+    """The operations are held against torch elsewhere; for their composition a difference quotient is enough."""
+    x, direction = normal(2, 4, C, seed=5), normal(2, 4, C, seed=6)
+    layer = FLOATING[name]()
+    y, cache = layer.forward(x, training)
+    dy = normal(*y.shape, seed=7)
+    kept, kept_x, kept_y = dy.copy(), x.copy(), y.copy()
+    for parameter in layer.parameters().values():
+        parameter.grad[...] = 1e3
+    dx = layer.backward(dy, cache)
+
+    def loss(step, parameter=None):
+        target = x if parameter is None else parameter.data
+        before, change = target.copy(), direction if parameter is None else normal(*target.shape, seed=8)
+        target += step * change
+        if isinstance(layer, Dropout):
+            layer.generator.manual_seed(0)
+        result = np.sum(layer.forward(x, training)[0] * kept)
+        target[...] = before
+        return result
+
+    h = 1e-6
+    for parameter in (None, *layer.parameters().values()):
+        gradient = dx if parameter is None else parameter.grad
+        change = direction if parameter is None else normal(*gradient.shape, seed=8)
+        slope = (loss(h, parameter) - loss(-h, parameter)) / (2 * h)
+        assert slope == pytest.approx(np.sum(gradient * change), rel=1e-6, abs=1e-6)
+    np.testing.assert_array_equal(x, kept_x)
+    np.testing.assert_array_equal(y, kept_y)
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_one_position_at_a_time_gives_what_the_whole_gives(name):
+    layer, x = FLOATING[name](), normal(2, 4, C, seed=5)
+    state = layer.start(2, 4)
+    steps = [layer.step(x[:, t].copy(), state) for t in range(4)]
+    np.testing.assert_allclose(np.stack(steps, 1), layer.forward(x)[0], rtol=1e-12, atol=1e-13)
+
+
+def test_the_layers_that_read_ids():
+    ids = np.array([[1, 0, 2, 2], [3, 3, 1, 0]])
+    for layer in (Embedding(normal(4, C)), PositionalEmbedding(normal(4, C), normal(5, C, seed=1)), Window(3, blank=9)):
+        y, cache = layer.forward(ids)
+        state = layer.start(2, 4)
+        steps = [layer.step(ids[:, t], state).copy() for t in range(4)]
+        np.testing.assert_array_equal(np.stack(steps, 1), y)
+        if not isinstance(layer, Window):
+            layer.backward(normal(*y.shape), cache)
+    np.testing.assert_array_equal(y[0], [[1, 9, 9], [0, 1, 9], [2, 0, 1], [2, 2, 0]])
+
+
+def test_positions_beyond_a_sequence_have_a_zero_gradient():
+    layer = PositionalEmbedding(normal(4, C), normal(5, C))
+    layer.position.grad[...] = np.nan
+    dy = normal(2, 3, C)
+    layer.backward(dy, layer.forward(np.zeros((2, 3), np.int64))[1])
+    np.testing.assert_allclose(layer.position.grad, np.vstack([dy.sum(0), np.zeros((2, C))]))
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.001, 1.0])
+def test_running_statistics_are_those_of_torch(momentum):
+    ours = BatchNorm(normal(C), normal(C), momentum=momentum, unbiased=False)
+    theirs = torch.nn.BatchNorm1d(C, momentum=momentum, dtype=torch.float64)
+    with torch.no_grad():
+        theirs.weight.copy_(torch.from_numpy(ours.weight.data))
+        theirs.bias.copy_(torch.from_numpy(ours.bias.data))
+    for seed in range(5):
+        x = normal(6, C, seed=seed) * 3 + 1
+        y = theirs(torch.from_numpy(x)).detach().numpy()
+        np.testing.assert_allclose(ours.forward(x, training=True)[0], y, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(ours.running_mean, theirs.running_mean.numpy(), rtol=1e-12)
+        np.testing.assert_allclose(ours.running_var, theirs.running_var.numpy(), rtol=1e-12)
+    expected = theirs.eval()(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_allclose(ours.forward(x)[0], expected, rtol=1e-10, atol=1e-12)
+
+
+def test_the_third_lecture_averages_the_deviation():
+    layer, x = BatchNorm(normal(C), normal(C), momentum=0.25, running_std=True), normal(6, C)
+    layer.forward(x, training=True)
+    np.testing.assert_allclose(np.sqrt(layer.running_var), 0.75 + 0.25 * x.std(0, ddof=1))
+    np.testing.assert_allclose(layer.running_mean, 0.25 * x.mean(0))
+
+
+def test_without_momentum_running_statistics_stay():
+    layer = BatchNorm(normal(C), normal(C), momentum=None)
+    layer.forward(normal(6, C), training=True)
+    assert layer.running_mean.tolist() == [0] * C and layer.running_var.tolist() == [1] * C
+
+
+def test_dropout_does_nothing_but_in_training():
+    x = normal(2, 4, C)
+    layer = Dropout(0.5, TorchGenerator(3))
+    np.testing.assert_array_equal(layer.forward(x)[0], x)
+    np.testing.assert_array_equal(layer.forward(x, training=True)[0], ops.dropout(x, 0.5, TorchGenerator(3))[0])
+
+
+def test_names_are_the_path_of_attributes():
+    table = Embedding(normal(4, C))
+    network = Sequential(
+        table=table, blocks=Sequential(Linear(normal(C, C)), Residual(norm=LayerNorm(normal(C), normal(C))))
+    )
+    network.layers["head"] = TiedLinear(table.weight)
+    expected = ["table.weight", "blocks.0.weight", "blocks.1.norm.weight", "blocks.1.norm.bias"]
+    assert list(network.parameters()) == expected
+
+
+def test_a_layer_used_twice_keeps_its_caches_apart():
+    layer = Linear(normal(C, C))
+    first, second = normal(2, C, seed=1), normal(2, C, seed=2)
+    (_, cache), _ = layer.forward(first), layer.forward(second)
+    layer.backward(np.ones((2, C)), cache)
+    np.testing.assert_allclose(layer.weight.grad, first.T @ np.ones((2, C)))
+
+
+def test_batch_norm_has_a_backward_in_evaluation_too():
+    rng = np.random.default_rng(3)
+    layer = BatchNorm(rng.standard_normal(4), rng.standard_normal(4))
+    layer.running_mean[...], layer.running_var[...] = rng.standard_normal(4), rng.random(4) + 0.5
+    x, dy = rng.standard_normal((5, 4)), rng.standard_normal((5, 4))
+    _, cache = layer.forward(x)
+    dx = layer.backward(dy, cache)
+    leaves = [torch.tensor(a, requires_grad=True) for a in (x, layer.weight.data, layer.bias.data)]
+    statistics = torch.tensor(layer.running_mean), torch.tensor(layer.running_var)
+    y = torch.nn.functional.batch_norm(leaves[0], *statistics, *leaves[1:])
+    for got, want in zip(
+        (dx, layer.weight.grad, layer.bias.grad), torch.autograd.grad(y, leaves, torch.tensor(dy)), strict=True
+    ):
+        np.testing.assert_allclose(got, want, rtol=1e-12, strict=True)
+
+
+def test_backward_may_be_called_twice_on_one_forward():
+    rng = np.random.default_rng(4)
+    network = Sequential(Residual(Linear(rng.standard_normal((3, 3))), Tanh()), Linear(rng.standard_normal((3, 2))))
+    _, cache = network.forward(rng.standard_normal((5, 3)))
+    dy = rng.standard_normal((5, 2))
+    assert network.backward(dy, cache).tobytes() == network.backward(dy, cache).tobytes()

@@ -1,0 +1,343 @@
+"""Every model against torch: loss and every gradient, causality, generation, tied weights, training on both sides."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import oracle.models
+import oracle.optim
+from npnet import ops, optim
+from npnet.layers import Embedding, Sequential
+from npnet.models import BUILDERS, Config, build, builder
+from npnet.random import TorchGenerator
+from oracle.cases import check
+from oracle.compare import Mismatch
+from oracle.model_cases import MODEL_CASES, backward
+
+WINDOWED = [kind for kind, function in BUILDERS.items() if function.windowed]
+SEQUENCES = [kind for kind in BUILDERS if kind not in WINDOWED]
+WITH_POSITIONS = ["bow", "transformer", "microgpt"]
+few = settings(max_examples=max(1, settings().max_examples // 8))
+seeds = st.integers(0, 2**32 - 1)
+
+
+def make(kind, seed=0, scale=0.5, dtype="float64", **sizes):
+    """A small model, every parameter and running statistic of it random."""
+    sizes = {"vocab_size": 6, "block_size": 4, "n_layer": 2, "n_embd": 6, "n_embd2": 5, "n_head": 2} | sizes
+    model = build(kind, Config(**sizes, dtype=dtype), TorchGenerator(seed))
+    rng = np.random.default_rng(seed)
+    model.data[...] = rng.standard_normal(model.data.size) * scale
+    for name, buffer in model.buffers().items():
+        buffer[...] = rng.random(buffer.shape) + 0.1 if name.endswith("var") else rng.standard_normal(buffer.shape)
+    return model
+
+
+def batch(model, size=3, seed=0):
+    rng = np.random.default_rng(seed)
+    V, T = model.config.vocab_size, model.config.block_size
+    x = rng.integers(0, V, (size, T))
+    if model.windowed:
+        x[:2, 0] = 0, 1
+        return x, rng.integers(0, V, size)
+    y = rng.integers(0, V, (size, T))
+    y[0, 1:] = -1
+    return x, y
+
+
+def tensors(arrays):
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def test_every_model_has_an_oracle_and_a_case():
+    assert oracle.models.MODELS.keys() == BUILDERS.keys()
+    assert {f"models.{kind}" for kind in BUILDERS} == MODEL_CASES.keys()
+
+
+@pytest.mark.parametrize("name", MODEL_CASES)
+def test_property(name):
+    case = MODEL_CASES[name]
+
+    @few
+    @given(case.strategy())
+    def holds(example):
+        check(case, example)
+
+    holds()
+
+
+@pytest.mark.parametrize("kind", SEQUENCES)
+@pytest.mark.parametrize("lead", [(1,), (2,)])
+def test_property_for_one_position(kind, lead):
+    case = MODEL_CASES[f"models.{kind}"]
+    check(case, case.plain(lead=lead, T=1))
+    check(case, case.plain(lead=lead, T=1, block_size=1, V=1))
+
+
+@pytest.mark.parametrize("kind", WINDOWED)
+def test_property_for_the_smallest_window(kind):
+    case = MODEL_CASES[f"models.{kind}"]
+    check(case, case.plain(lead=(2,), block_size=min(case.choices["block_size"])))
+
+
+@pytest.mark.parametrize("name", MODEL_CASES)
+def test_the_property_rejects_an_error_in_any_one_gradient(name):
+    case = MODEL_CASES[name]
+    example = case.plain(seed=1, lead=(3,))
+    inputs, _ = case.draw(_draws(example), **{k: example[k] for k in case.choices if k not in ("values", "scale")})
+    for wrong in list(inputs)[2:]:
+
+        def planted(dloss, cache, wrong=wrong):
+            backward(dloss, cache)
+            cache[0].gradients()[wrong][...] *= 1 + 1e-6
+            return tuple(gradient.copy() for gradient in cache[0].gradients().values())
+
+        with pytest.raises(Mismatch, match=f"d{wrong}"):
+            check(case, example, backward=planted)
+
+
+def _draws(example):
+    from oracle.cases import Draw
+
+    return Draw(example["seed"], example["values"], example["scale"])
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+@few
+@given(seed=seeds)
+def test_logits_and_loss_take_running_statistics(kind, seed):
+    model = make(kind, seed)
+    x, y = batch(model, seed=seed)
+    expected = oracle.models.logits(
+        kind, model.config, tensors(model.parameters()), torch.from_numpy(x), tensors(model.buffers())
+    )
+    np.testing.assert_allclose(model.logits(x), expected.numpy(), rtol=1e-9, atol=1e-10, strict=True)
+    loss = oracle.models.cross_entropy(expected, torch.from_numpy(y))
+    np.testing.assert_allclose(model.loss(x, y), loss.item(), rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_only_training_writes_and_the_same_call_gives_the_same_bits(kind):
+    model = make(kind, dtype="float32")
+    x, y = batch(model)
+    data = model.data.copy()
+    loss, gradient = model.loss_and_grad(x, y), model.grad.copy()
+    buffers = {name: b.copy() for name, b in model.buffers().items()}
+    model.logits(x)
+    model.loss(x, y)
+    assert model.grad.tobytes() == gradient.tobytes()
+    for name, b in model.buffers().items():
+        assert b.tobytes() == buffers[name].tobytes()
+    model.grad.fill(np.nan)
+    assert model.loss_and_grad(x, y) == loss
+    assert model.grad.tobytes() == gradient.tobytes()
+    assert model.data.tobytes() == data.tobytes()
+    assert loss.dtype == model.grad.dtype == np.float32
+
+
+# Sequences
+
+
+@pytest.mark.parametrize("kind", SEQUENCES)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@few
+@given(seed=seeds, t=st.integers(0, 7), scale=st.sampled_from([0.3, 1.0, 5.0]))
+def test_a_changed_token_leaves_every_output_before_it_bit_equal(kind, dtype, seed, t, scale):
+    model = make(kind, seed, scale, dtype, block_size=8)
+    x = batch(model, seed=seed)[0]
+    changed = x.copy()
+    changed[:, t] = (x[:, t] + 1) % 6
+    before, after = model.logits(x), model.logits(changed)
+    assert before[:, :t].tobytes() == after[:, :t].tobytes()
+    assert scale > 1 or (before[:, t] != after[:, t]).any()  # a large one may saturate every tanh
+
+
+def test_attention_is_causal_to_the_bit_for_scores_of_any_size():
+    """Large scores take another path through the softmax, which must not depend on what is later or beside."""
+    rng = np.random.default_rng(0)
+    for scale in np.repeat([1, 3, 5, 8, 30], 40):
+        qkv = (rng.standard_normal((2, 5, 24)) * scale).astype(np.float32)
+        changed = qkv.copy()
+        changed[1] *= 20
+        changed[0, 3:] *= 20
+        before, after = ops.causal_attention(qkv, 2)[0], ops.causal_attention(changed, 2)[0]
+        assert before[0, :3].tobytes() == after[0, :3].tobytes()
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+@few
+@given(seed=seeds)
+def test_cached_generation_equals_uncached(kind, seed):
+    model = make(kind, seed, block_size=4)
+    ids = np.random.default_rng(seed).integers(0, 6, (3, 4))
+    state = model.start(3)
+    steps = np.stack([model.step(ids[:, t].copy(), state) for t in range(4)], axis=1)
+    if model.windowed:
+        padded = np.pad(ids, ((0, 0), (3, 0)))
+        whole = np.stack([model.logits(padded[:, t : t + 4]) for t in range(4)], axis=1)
+    else:
+        whole = model.logits(ids)
+    np.testing.assert_allclose(steps, whole, rtol=1e-9, atol=1e-10, strict=True)
+
+
+@pytest.mark.parametrize("kind", SEQUENCES)
+def test_a_shorter_sequence_is_the_beginning_of_a_longer(kind):
+    model = make(kind)
+    x = batch(model)[0]
+    np.testing.assert_allclose(model.logits(x[:, :2]), model.logits(x)[:, :2], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", WITH_POSITIONS)
+def test_more_tokens_than_positions_are_an_error(kind):
+    model = make(kind)
+    with pytest.raises(ValueError, match="4 positions, got a sequence of 5"):
+        model.logits(np.zeros((1, 5), np.int64))
+    state = model.start(1, 10)
+    with pytest.raises(ValueError, match="4 positions"):
+        for _ in range(5):
+            model.step(np.zeros(1, np.int64), state)
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_ids_outside_of_the_vocabulary_are_an_error(kind):
+    model = make(kind)
+    for wrong in (-1, 7):
+        with pytest.raises(ValueError, match="ids must be integers"):
+            model.logits(np.full((2, 4), wrong))
+
+
+def test_a_batch_of_one_has_no_statistics():
+    for kind in ("mlp", "mlp_running", "mlp_deep", "wavenet"):
+        model = make(kind)
+        with pytest.raises(ValueError, match="at least 2"):
+            model.loss_and_grad(np.zeros((1, 4), np.int64), np.zeros(1, np.int64))
+
+
+# Parameters
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_parameters_and_gradients_are_views_of_two_vectors(kind):
+    model = make(kind)
+    for vector, views in ((model.data, model.parameters()), (model.grad, model.gradients())):
+        assert vector.ndim == 1 and vector.flags.c_contiguous
+        vector[...] = np.arange(vector.size)
+        np.testing.assert_array_equal(np.concatenate([v.ravel() for v in views.values()]), vector)
+        next(iter(views.values()))[...] = -1
+        assert (vector == -1).any()
+    assert model.parameters().keys() == model.gradients().keys()
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes", "count"),
+    [
+        ("bigram", {"vocab_size": 27, "block_size": 16}, 729),
+        ("mlp", {"vocab_size": 27, "block_size": 3, "n_embd": 10, "n_embd2": 64}, 4073),
+        ("mlp", {"vocab_size": 27, "block_size": 3, "n_embd": 10, "n_embd2": 200}, 12097),
+        ("wavenet", {"vocab_size": 27, "block_size": 8, "n_embd": 24, "n_embd2": 128}, 76579),
+        ("transformer", {"vocab_size": 27, "block_size": 16}, 204544),
+        ("microgpt", {"vocab_size": 27, "block_size": 16, "n_layer": 1, "n_embd": 16}, 4192),
+    ],
+)
+def test_the_number_of_parameters_is_the_published_one(kind, sizes, count):
+    assert build(kind, Config(**sizes), TorchGenerator(0)).data.size == count
+
+
+def test_names_are_those_that_a_torch_user_expects():
+    names = make("transformer", n_layer=1).parameters()
+    assert {
+        "embedding.token.weight",
+        "embedding.position",
+        "blocks.0.attention.qkv.weight",
+        "blocks.0.attention.norm.bias",
+        "norm.weight",
+        "head.weight",
+    } < names.keys()
+    assert names["blocks.0.mlp.up.weight"].shape == (6, 24)
+
+
+def test_the_gradient_of_tied_weights_is_the_sum_of_both_uses():
+    tied, untied = make("transformer", tie_weights=True), make("transformer")
+    assert "head.weight" not in tied.parameters()
+    for name, array in tied.parameters().items():
+        untied.parameters()[name][...] = array
+    untied.parameters()["head.weight"][...] = tied.parameters()["embedding.token.weight"].T
+    x, y = batch(tied)
+    assert tied.loss_and_grad(x, y) == pytest.approx(untied.loss_and_grad(x, y), rel=1e-12)
+    found, apart = tied.gradients(), untied.gradients()
+    total = apart["embedding.token.weight"] + apart.pop("head.weight").T
+    np.testing.assert_allclose(found["embedding.token.weight"], total, rtol=1e-12, atol=1e-14)
+    for name in apart.keys() - {"embedding.token.weight"}:
+        np.testing.assert_allclose(found[name], apart[name], rtol=1e-12, atol=1e-14)
+
+
+def test_first_values_come_from_the_generator_alone():
+    for kind in BUILDERS:
+        config = Config(6, 4, n_layer=2, n_embd=4, n_embd2=5, n_head=2)
+        first, again, other = (build(kind, config, TorchGenerator(seed)) for seed in (1, 1, 2))
+        assert first.data.dtype == np.float32
+        assert first.data.tobytes() == again.data.tobytes()
+        assert kind == "bigram" or first.data.tobytes() != other.data.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"vocab_size": 0}, "vocab_size"),
+        ({"block_size": 2.5}, "block_size"),
+        ({"n_layer": -1}, "n_layer"),
+        ({"dtype": "float16"}, "dtype"),
+    ],
+)
+def test_impossible_sizes_are_an_error(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        Config(**{"vocab_size": 6, "block_size": 4} | sizes)
+
+
+def test_impossible_models_are_an_error():
+    with pytest.raises(ValueError, match="unknown model 'mpl'; there are bigram"):
+        build("mpl", Config(6, 4), TorchGenerator(0))
+    for block_size in (1, 3, 6):
+        with pytest.raises(ValueError, match="power of two"):
+            build("wavenet", Config(6, block_size), TorchGenerator(0))
+
+
+def test_another_model_touches_one_place():
+    @builder
+    def unigram(c, generator):
+        return Sequential(logits=Embedding(generator.randn(c.vocab_size, c.vocab_size, dtype=c.dtype)))
+
+    try:
+        model = build("unigram", Config(6, 4), TorchGenerator(0))
+        assert model.loss_and_grad(*batch(model)) > 0 and not model.windowed
+    finally:
+        del BUILDERS["unigram"]
+
+
+# Training
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+@pytest.mark.parametrize(
+    ("rule", "options", "lr"),
+    [("SGD", {"momentum": 0.9, "nesterov": True}, 0.02), ("AdamW", {"betas": (0.9, 0.99), "weight_decay": 0.1}, 0.01)],
+)
+def test_ten_training_steps_on_both_sides(kind, rule, options, lr):
+    ours, theirs = make(kind, scale=0.3), make(kind, scale=0.3)
+    step = getattr(optim, rule)(ours.data, ours.grad, **options).step
+    reference_step = getattr(oracle.optim, rule)(theirs.data, theirs.grad, **options).step
+    for k in range(10):
+        x, y = batch(ours, size=5, seed=k)
+        loss = ours.loss_and_grad(x, y)
+        params = tensors(theirs.parameters())
+        expected, gradients = oracle.models.loss_and_grad(
+            kind, theirs.config, params, torch.from_numpy(x), torch.from_numpy(y)
+        )
+        for name, gradient in theirs.gradients().items():
+            gradient[...] = gradients[name].numpy()
+        assert loss == pytest.approx(expected.item(), rel=1e-7)
+        step(lr)
+        reference_step(lr)
+    for name, array in theirs.parameters().items():
+        np.testing.assert_allclose(ours.parameters()[name], array, rtol=1e-6, atol=1e-7, err_msg=name)
