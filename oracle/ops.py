@@ -1,0 +1,218 @@
+"""npnet's operations, forward only, in torch: torch's own wherever torch has one. The gradients come from autograd.
+
+    y = name(inputs..., options)                    float64 tensors in, a tensor out
+    scales = name_scale(dy, inputs..., options)     M of `oracle.compare` for y, then for each gradient, in order
+
+The layout of the weights is npnet's, (fan_in, fan_out). An M is the sum of the |terms| that the operation adds, with
+the errors of what it computed before. Where there is no `name_scale`, `oracle.compare.rounding_scale` measures M.
+npnet is never imported here.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+# Half the machine epsilon of float32: an xhat that is 0 by cancellation has an error of this many times its terms.
+UNIT = 2.0**-24
+
+
+def embedding(ids, table):
+    return F.embedding(ids, table)
+
+
+def embedding_scale(dy, ids, table):
+    rows = dy.abs().reshape(-1, table.shape[1])
+    return embedding(ids, table.abs()), torch.zeros_like(table).index_add(0, ids.reshape(-1), rows)
+
+
+def linear(x, w, b=None):
+    return F.linear(x, w.t(), b)
+
+
+def linear_scale(dy, x, w, b=None):
+    x, w, dy = x.abs(), w.abs(), dy.abs()
+    rows = dy.reshape(-1, w.shape[1])
+    scales = linear(x, w, None if b is None else b.abs()), linear(dy, w.t()), x.reshape(-1, w.shape[0]).t() @ rows
+    return scales if b is None else (*scales, rows.sum(0))
+
+
+def tanh(x):
+    return torch.tanh(x)
+
+
+def tanh_scale(dy, x):
+    return tanh(x).abs(), 2 * dy.abs()
+
+
+def relu(x):
+    return torch.relu(x)
+
+
+def relu_scale(dy, x):
+    return relu(x), dy.abs() * (x > 0)
+
+
+def sigmoid(x):
+    return torch.sigmoid(x)
+
+
+def sigmoid_scale(dy, x):
+    y = sigmoid(x)
+    return 2 * y, 2 * dy.abs() * y
+
+
+def gelu(x, approximate="tanh"):
+    return F.gelu(x, approximate=approximate)
+
+
+def gelu_scale(dy, x, approximate="tanh"):
+    """x s(x): s is (1 + tanh)/2 here or (1 + erf)/2 in torch, and so has an absolute error of 1 u where it is nearly 0.
+
+    In the tanh form 1 - s, and with it the slope's term, is exactly 0 beyond |x| = 8.
+    """
+    if approximate == "tanh":
+        a = x.abs().clamp(max=8)
+        slope = a * math.sqrt(2 / math.pi) * (1 + 0.134145 * a * a)
+    else:
+        slope = x.abs() * torch.exp(-x * x / 2) * (2 + x * x / 2) / math.sqrt(2 * math.pi)
+    return x.abs(), dy.abs() * (1 + slope)
+
+
+def softmax(x):
+    return torch.softmax(x, dim=-1)
+
+
+def softmax_scale(dy, x):
+    p, relative = softmax(x), _softmax_relative(x)
+    dy = dy.abs()
+    return p * relative, p * (relative * (dy + _last(p * dy)) + _last(p * relative * dy))
+
+
+def dropout(x, p, generator):
+    """`generator` is a torch.Generator; F.dropout does not take one."""
+    return x * (torch.rand(x.shape, generator=generator) >= p) / (1 - p)
+
+
+def cross_entropy(logits, targets, ignore_index=-1):
+    return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1), ignore_index=ignore_index)
+
+
+def cross_entropy_scale(dloss, logits, targets, ignore_index=-1):
+    counted = (targets != ignore_index)[..., None]
+    n = counted.sum()
+    onehot = F.one_hot(targets.where(counted[..., 0], 0), logits.shape[-1])
+    p, relative = softmax(logits), _softmax_relative(logits)
+    z = (logits - logits.amax(-1, keepdim=True)).abs()
+    loss = (counted * (_last(onehot * z) + torch.logsumexp(-z, -1, keepdim=True) + _last(p * relative))).sum() / n
+    return loss, (p * relative + onehot) * counted * dloss.abs() / n
+
+
+def batch_norm(x, gain, bias, eps=1e-5, unbiased=True):
+    rows = x.reshape(-1, x.shape[-1])
+    if unbiased:
+        y = (rows - rows.mean(0)) / torch.sqrt(rows.var(0, unbiased=True) + eps) * gain + bias
+    else:
+        y = F.batch_norm(rows, None, None, gain, bias, training=True, eps=eps)
+    return y.reshape(x.shape)
+
+
+def batch_norm_scale(dy, x, gain, bias, eps=1e-5, unbiased=True):
+    C = x.shape[-1]
+    rows, dy = x.reshape(-1, C), dy.abs().reshape(-1, C)
+    xhat, dx = _centred_scales(dy * gain.abs(), rows, 0, len(rows) - unbiased, eps)
+    return (gain.abs() * xhat + bias.abs()).reshape(x.shape), dx.reshape(x.shape), (dy * xhat).sum(0), dy.sum(0)
+
+
+def batch_norm_inference(x, gain, bias, mean, var, eps=1e-5):
+    """Not F.batch_norm, which takes the statistics for constants and gives them no gradient."""
+    return (x - mean) / torch.sqrt(var + eps) * gain + bias
+
+
+def layer_norm(x, gain, bias, eps=1e-5):
+    return F.layer_norm(x, x.shape[-1:], gain, bias, eps)
+
+
+def layer_norm_scale(dy, x, gain, bias, eps=1e-5):
+    C = x.shape[-1]
+    rows, dy = x.reshape(-1, C), dy.abs().reshape(-1, C)
+    xhat, dx = _centred_scales(dy * gain.abs(), rows, 1, C, eps)
+    return (gain.abs() * xhat + bias.abs()).reshape(x.shape), dx.reshape(x.shape), (dy * xhat).sum(0), dy.sum(0)
+
+
+def rms_norm(x, gain=None, eps=1e-5):
+    return F.rms_norm(x, x.shape[-1:], gain, eps)
+
+
+def causal_attention(qkv, n_head):
+    *lead, T, C3 = qkv.shape
+    q, k, v = qkv.reshape(-1, T, 3, n_head, C3 // (3 * n_head)).permute(2, 0, 3, 1, 4)  # each (B, n_head, T, D)
+    y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    return y.transpose(1, 2).reshape(*lead, T, C3 // 3)
+
+
+def rnn(x, h0, w, b):
+    return _torch_recurrent(torch.rnn_tanh, x, h0, w, b)
+
+
+def gru(x, h0, w, b):
+    """Not torch.gru, which applies the reset gate after the candidate's product."""
+    H = len(h0)
+    h, outputs = h0.expand(*x.shape[:-2], H), []
+    for x_t in x.unbind(-2):
+        z, r = torch.sigmoid(linear(torch.cat([x_t, h], -1), w[:, : 2 * H], b[: 2 * H])).chunk(2, -1)
+        candidate = torch.tanh(linear(torch.cat([x_t, r * h], -1), w[:, 2 * H :], b[2 * H :]))
+        h = (1 - z) * h + z * candidate
+        outputs.append(h)
+    return torch.stack(outputs, -2)
+
+
+def lstm(x, h0, c0, w, b):
+    return _torch_recurrent(torch.lstm, x, (h0, c0), w, b)
+
+
+def causal_mean(x):
+    return x.cumsum(-2) / torch.arange(1, x.shape[-2] + 1, dtype=x.dtype)[:, None]
+
+
+def flatten_consecutive(x, n):
+    joined = x.unflatten(-2, (-1, n)).flatten(-2)
+    return joined.squeeze(-2) if joined.shape[-2] == 1 else joined
+
+
+def _torch_recurrent(cell, x, state, w, b):
+    C = x.shape[-1]
+    rows = x.reshape(-1, *x.shape[-2:])
+    states = [s.expand(1, len(rows), len(s)).contiguous() for s in (state if isinstance(state, tuple) else (state,))]
+    parameters = [w[:C].t().contiguous(), w[C:].t().contiguous(), b, torch.zeros_like(b)]
+    h = cell(rows, states if len(states) > 1 else states[0], parameters, True, 1, 0.0, False, False, True)[0]
+    return h.reshape(*x.shape[:-1], h.shape[-1])
+
+
+def _last(terms):
+    return terms.sum(-1, keepdim=True)
+
+
+def _softmax_relative(x):
+    """softmax's relative error in units of u: exp makes the absolute error of its argument, |z - m|, a relative one."""
+    z = (x - x.amax(-1, keepdim=True)).abs()
+    return 2 + z + _last(softmax(x) * z)
+
+
+def _centred_scales(g, rows, dim, divisor, eps):
+    """M of xhat = (x - mean) inv along an axis, and of dx for |dxhat| = g.
+
+    S is what cancels in x - mean; k is what the statistics' own errors add.
+    """
+    n = rows.shape[dim]
+    centred = rows - rows.mean(dim, keepdim=True)
+    inv = ((centred * centred).sum(dim, keepdim=True) / divisor + eps).rsqrt()
+    S = (rows.abs() + rows.abs().mean(dim, keepdim=True)) * inv
+    xhat = centred.abs() * inv + UNIT * S
+
+    def total(terms):
+        return terms.sum(dim, keepdim=True)
+
+    k = 1 + 2 * total(S * xhat) / divisor
+    through_variance = S * total(g * xhat) + xhat * total(g * S)
+    return S * k, inv / n * (n * g + total(g) + n / divisor * through_variance) * k

@@ -1,0 +1,342 @@
+"""Every operation satisfies the whole property, and the property rejects what is wrong."""
+
+import importlib
+import inspect
+import pkgutil
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+
+from npnet import ops
+from npnet.random import TorchGenerator
+from oracle.cases import CASES, EDGES, Trial, check
+from oracle.compare import Mismatch, assert_close, rounding_scale
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_property(name):
+    case = CASES[name]
+
+    @given(case.strategy())
+    def holds(example):
+        check(case, example)
+
+    holds()
+
+
+@pytest.mark.parametrize(("name", "title", "chosen"), EDGES, ids=[f"{name}: {title}" for name, title, _ in EDGES])
+def test_edge(name, title, chosen):
+    for seed in range(5):
+        check(name, CASES[name].plain(seed=seed, **chosen))
+
+
+def test_every_backward_is_in_the_table():
+    found = set()
+    for module in pkgutil.walk_packages(ops.__path__, "npnet.ops."):
+        functions = inspect.getmembers(importlib.import_module(module.name), inspect.isfunction)
+        found |= {name.removesuffix("_backward") for name, _ in functions if name.endswith("_backward")}
+    assert found == CASES.keys()
+    assert {name for name in ops.__all__ if not name.endswith("_backward")} == found
+    assert {name for name, _, _ in EDGES} | {"dropout"} == found
+
+
+def test_rows_that_no_index_names_get_exactly_zero():
+    for V in (5, 600):
+        _, cache = ops.embedding(np.array([1, 1, 3]), np.ones((V, 2)))
+        dtable = ops.embedding_backward(np.full((3, 2), 1e300), cache)
+        assert np.flatnonzero(dtable.any(axis=1)).tolist() == [1, 3]
+        assert dtable[1].tolist() == [2e300, 2e300]
+
+
+@given(CASES["batch_norm"].strategy())
+def test_batch_norm_leaves_the_statistics_of_the_batch_in_its_cache(example):
+    """Mean and unbiased variance, as torch's running statistics have them with a momentum of 1."""
+    rng = np.random.default_rng(example["seed"])
+    x = rng.standard_normal((*example["lead"], example["C"])) * example["scale"]
+    unbiased = {} if example["unbiased"] is None else {"unbiased": example["unbiased"]}
+
+    def statistics(x):
+        mean, var = torch.zeros(x.shape[-1], dtype=x.dtype), torch.ones(x.shape[-1], dtype=x.dtype)
+        torch.nn.functional.batch_norm(x.reshape(-1, x.shape[-1]), mean, var, training=True, momentum=1.0)
+        return mean, var
+
+    for dtype in (np.float64, np.float32):
+        expected, _ = rounding_scale(statistics, [x.astype(dtype)], runs=0)
+        rows = np.abs(x.reshape(-1, x.shape[-1]))
+        mean = rows.mean(axis=0)
+        scales = [mean, 2 * ((rows + mean) ** 2).sum(axis=0) / (len(rows) - 1)]
+        found = ops.batch_norm(x.astype(dtype), *np.ones((2, x.shape[-1]), dtype), **unbiased)[1][-2:]
+        for got, value, scale in zip(found, expected, scales, strict=True):
+            assert_close(got, value, scale, x.size, dtype=dtype)
+
+
+ONES = np.ones((2, 3))
+REFUSED = {
+    "a batch of one": (lambda: ops.batch_norm(ONES[:1], ONES[0], ONES[0]), "batch of 1"),
+    "a batch of one without axes": (lambda: ops.batch_norm(ONES[0], ONES[0], ONES[0]), "batch of 1"),
+    "all ignored": (lambda: ops.cross_entropy(ONES, np.array([-1, -1])), "every target is -1"),
+    "all ignored by another number": (
+        lambda: ops.cross_entropy(ONES, np.array([2, 2]), ignore_index=2),
+        "every target is 2",
+    ),
+    "a target too large": (lambda: ops.cross_entropy(ONES, np.array([0, 3])), "from 0 to 2"),
+    "a negative target": (lambda: ops.cross_entropy(ONES, np.array([0, -2])), "from 0 to 2"),
+    "a target that is not an integer": (lambda: ops.cross_entropy(ONES, np.array([0.0, 1.0])), "integers"),
+    "an id too large": (lambda: ops.embedding(np.array([0, 2]), ONES), "from 0 to 1, got values from 0 to 2"),
+    "a negative id": (lambda: ops.embedding(np.array([-1, 1]), ONES), "from 0 to 1, got values from -1 to 1"),
+    "an id that is not an integer": (lambda: ops.embedding(np.array([0.0, 1.0]), ONES), "dtype float64"),
+    "heads that do not fit": (
+        lambda: ops.causal_attention(np.ones((4, 12)), 3),
+        "multiple of 3 \\* n_head, got 12 and n_head = 3",
+    ),
+    "an unknown form of gelu": (lambda: ops.gelu(ONES, approximate="erf"), "'erf'"),
+    "dropping everything": (lambda: ops.dropout(ONES, 1.0, TorchGenerator(0)), "got 1.0"),
+    "dropping less than nothing": (lambda: ops.dropout(ONES, -0.1, TorchGenerator(0)), "got -0.1"),
+    "a length that n does not divide": (lambda: ops.flatten_consecutive(np.ones((5, 2)), 2), "n = 2 and length 5"),
+    "joining none": (lambda: ops.flatten_consecutive(np.ones((5, 2)), 0), "n = 0 and length 5"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_refused(what):
+    call, message = REFUSED[what]
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+# One mistake a person would make, for every operation. Where a cache is patched, npnet's own backward takes over.
+
+
+def lost_duplicates(dy, cache):
+    ids, shape = cache
+    dtable = np.zeros(shape, dy.dtype)
+    dtable[ids] += dy
+    return dtable
+
+
+def mean_for_the_sum(dy, cache):
+    gradients = ops.linear_backward(dy, cache)
+    return (*gradients[:2], *(db / dy.dtype.type(max(dy.size // db.size, 1)) for db in gradients[2:]))
+
+
+def missing_square(dy, cache):
+    return dy * (1 - np.abs(cache[0]))
+
+
+def upstream_at_the_tie(dy, cache):
+    return dy * (cache[0] >= 0)
+
+
+def missing_second_factor(dy, cache):
+    return dy * cache[0]
+
+
+def missing_product_rule(dy, cache):
+    return dy * cache[1]
+
+
+def missing_denominator(dy, cache):
+    return dy * cache[0] * (1 - cache[0])
+
+
+def mask_without_its_factor(dy, cache):
+    return dy * (cache[0] > 0)
+
+
+def ignored_upstream(dy, cache):
+    return ops.cross_entropy_backward(1.0, cache)
+
+
+def n_for_n_minus_1(dy, cache):
+    xhat, gain, inv, divisor, *statistics = cache
+    n = len(xhat)
+    return ops.batch_norm_backward(dy, (xhat, gain, inv, n if divisor < n else n - 1, *statistics))
+
+
+def wrong_power(dy, cache):
+    *gradients, dvar = ops.batch_norm_inference_backward(dy, cache)
+    return (*gradients, dvar / cache[2])
+
+
+def missing_mean(dy, cache):
+    xhat, gain, inv = cache
+    g = dy.reshape(xhat.shape) * gain
+    dx = inv * (g - xhat * (g * xhat).mean(axis=-1, keepdims=True))
+    return dx.reshape(dy.shape), *ops.layer_norm_backward(dy, cache)[1:]
+
+
+def missing_projection(dy, cache):
+    xhat, gain, inv = cache
+    g = dy.reshape(xhat.shape) * (1 if gain is None else gain)
+    dx = (g * inv).reshape(dy.shape)
+    return dx if gain is None else (dx, ops.rms_norm_backward(dy, cache)[1])
+
+
+def missing_scale(dy, cache):
+    dqkv = ops.causal_attention_backward(dy, cache)
+    C = dy.shape[-1]
+    dqkv[..., : 2 * C] *= dy.dtype.type(np.sqrt(cache[0].shape[-1]))
+    return dqkv
+
+
+def truncated_through_time(dy, cache):
+    dx, dh0, dw, db = ops.rnn_backward(dy, cache)
+    return dx, np.zeros_like(dh0), dw, db
+
+
+def candidate_without_reset(dy, cache):
+    xt, gates, h, _, *rest = cache
+    return ops.gru_backward(dy, (xt, gates, h, h[:-1], *rest))
+
+
+def swapped_states(dy, cache):
+    dx, dh0, dc0, dw, db = ops.lstm_backward(dy, cache)
+    return dx, dc0, dh0, dw, db
+
+
+def forward_for_backward(dy, cache):
+    return cache[0] @ dy
+
+
+def time_reversed(dy, cache):
+    return ops.flatten_consecutive_backward(dy, cache)[..., ::-1, :].copy()
+
+
+WRONG = {
+    "embedding": lost_duplicates,
+    "linear": mean_for_the_sum,
+    "tanh": missing_square,
+    "relu": upstream_at_the_tie,
+    "sigmoid": missing_second_factor,
+    "gelu": missing_product_rule,
+    "softmax": missing_denominator,
+    "dropout": mask_without_its_factor,
+    "cross_entropy": ignored_upstream,
+    "batch_norm": n_for_n_minus_1,
+    "batch_norm_inference": wrong_power,
+    "layer_norm": missing_mean,
+    "rms_norm": missing_projection,
+    "causal_attention": missing_scale,
+    "rnn": truncated_through_time,
+    "gru": candidate_without_reset,
+    "lstm": swapped_states,
+    "causal_mean": forward_for_backward,
+    "flatten_consecutive": time_reversed,
+}
+
+
+def rejection(name, examples=30, **pair):
+    """The sentence with which the property rejects a pair within a few examples."""
+    rng = np.random.default_rng(0)
+    with pytest.raises(Mismatch) as caught:
+        for _ in range(examples):
+            check(name, CASES[name].example(rng), **pair)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_wrong_backward_is_rejected(name):
+    message = rejection(name, backward=WRONG[name])
+    assert message.startswith(f"{name} (float64): d")
+    assert "was expected" in message and "Reproduce: python -c" in message
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_every_gradient_wrong_by_one_part_in_2000_is_rejected(name, dtype):
+    case = CASES[name]
+    names = Trial(case, case.plain(), np.float64, case.forward, case.backward).names
+    for wrong in range(len(names)):
+
+        def backward(dy, cache, wrong=wrong):
+            gradients = case.backward(dy, cache)
+            alone = isinstance(gradients, np.ndarray)
+            parts = [gradients] if alone else list(gradients)
+            if np.asarray(dy).dtype == dtype and wrong < len(parts):
+                parts[wrong] *= parts[wrong].dtype.type(1 + 1 / 2000)
+            return parts[0] if alone else tuple(parts)
+
+        assert rejection(name, backward=backward).startswith(f"{name} ({dtype}): d{names[wrong]} ")
+
+
+# Everything else that is part of "right", on the plainest operation.
+
+
+def aliased(dy, cache):
+    dy *= 1  # raises where dy is read-only
+    return dy
+
+
+def test_the_rest_of_the_property_rejects():
+    right, state = ops.tanh_backward, []
+
+    def mask(dy, kept):
+        return kept if np.array_equal(kept * dy, kept) else kept * dy
+
+    def promoted(dy, cache):
+        return right(dy, cache).astype(np.float64)
+
+    def writes_into_the_cache(dy, cache):
+        base = cache[0]
+        base.flags.writeable = True
+        base *= 2
+        return right(dy, (base / 2,))
+
+    def remembers(dy, cache):
+        state.append(cache)
+        return right(dy, state[0] if state[0][0].shape == dy.shape else cache)
+
+    def not_a_number(dy, cache):
+        return right(dy, cache) * np.nan
+
+    def keeps_an_axis(dy, cache):
+        return right(dy, cache)[None]
+
+    def a_list(dy, cache):
+        return right(dy, cache).tolist()
+
+    def below_every_bound(dy, cache):
+        return right(dy, cache) + np.finfo(dy.dtype).smallest_subnormal
+
+    def shared_with_the_input(x, n):
+        y, cache = ops.flatten_consecutive(x, n)
+        return x.reshape(y.shape), cache
+
+    def clipped(dy, cache):
+        return np.clip(right(dy, cache), -10, 10)
+
+    def memory_order(dy, cache):
+        return right(np.array(dy).ravel(order="K").reshape(dy.shape), cache)
+
+    def across_the_batch(dy, cache):
+        return right(dy, cache) * (dy.dtype.type(0.5) if dy.ndim > 1 and len(dy) == 3 else 1)
+
+    assert "read-only" in rejection("tanh", backward=aliased)
+    assert "dx has dtype float64 where float32" in rejection("tanh", backward=promoted)
+    assert "modified" in rejection("tanh", backward=writes_into_the_cache)
+    assert "shares memory with dy" in rejection("flatten_consecutive", backward=lambda dy, cache: dy.reshape(cache[0]))
+    assert "shares memory with array 0 of the cache" in rejection(
+        "dropout", backward=lambda dy, cache: mask(dy, cache[0])
+    )
+    assert "was expected" in rejection("tanh", backward=remembers)
+    assert "is nan where" in rejection("tanh", backward=not_a_number)
+    assert "has shape" in rejection("tanh", backward=keeps_an_axis)
+    assert "has to return dx" in rejection("tanh", backward=a_list)
+    assert "zero cotangent" in rejection("tanh", backward=below_every_bound)
+    assert "shares memory with the input x" in rejection("flatten_consecutive", forward=shared_with_the_input)
+    assert "was expected" in rejection("tanh", backward=clipped)
+    assert "was expected" in rejection("tanh", backward=memory_order)
+    assert "was expected" in rejection("tanh", backward=across_the_batch)
+    assert "raised ZeroDivisionError" in rejection("tanh", backward=lambda dy, cache: 1 / 0)
+
+
+def test_a_forward_that_overflows_is_rejected():
+    """Without the subtracted maximum exp overflows; the result may still be right where numbers are small."""
+
+    def softmax(x):
+        y = np.exp(x)
+        return y / y.sum(axis=-1, keepdims=True), (y / y.sum(axis=-1, keepdims=True),)
+
+    assert "FloatingPointError: overflow" in rejection("softmax", forward=softmax)
