@@ -1,10 +1,13 @@
-"""`python -m oracle`: the hand-written gradients of the notebook's network against autograd, as a table; and the other proofs."""
+"""`python -m oracle`: the gradients of the notebook's network against autograd, as a table; and the other proofs."""
 
 import argparse
 import sys
+from pathlib import Path
 
 from npnet.data import NAMES
 from oracle.table import minibatch, table
+
+EXERCISES = ("chunked", "cross_entropy", "batch_norm", "layer_norm", "attention", "gru")
 
 
 class Parser(argparse.ArgumentParser):
@@ -43,13 +46,41 @@ def parser():
     p.add_argument("--with-b1", action="store_true", help="give the first layer the bias that batch norm makes useless")
     p.add_argument("--lang", choices=("en", "ko"), default="en", help="language of the labels (default: %(default)s)")
     p.set_defaults(command=show_table)
-    commands = p.add_subparsers(metavar="certify", help="or another command; each has its own --help")
+    commands = p.add_subparsers(metavar="certify | exercise", help="or another command; each has its own --help")
 
     c = commands.add_parser("certify", help="fuzz every operation and model on fresh random examples")
     c.set_defaults(command=certify)
     c.add_argument("--examples", type=integer(1, 10**9), default=100, help="for each of them (default: %(default)s)")
     c.add_argument("--op", action="append", default=[], metavar="NAME", help="only this one; may be given again")
+
+    e = commands.add_parser("exercise", help="derive the gradients yourself and be told which are right")
+    steps = e.add_subparsers(required=True, metavar="new | check")
+    new = steps.add_parser("new", help="write a file with the gradients left to fill")
+    new.set_defaults(command=new_exercise)
+    new.add_argument("file", type=Path)
+    new.add_argument("--exercise", choices=EXERCISES, default="chunked", help="which one (default: the notebook's)")
+    new.add_argument("--solution", action="store_true", help="with npnet's own lines filled in")
+    check = steps.add_parser("check", help="print which gradients of the file are done, wrong or not yet done")
+    check.set_defaults(command=check_exercise)
+    check.add_argument("file", type=Path)
+    check.add_argument("--examples", type=integer(0, 10**9), default=50, help="of other sizes (default: %(default)s)")
+    check.add_argument(
+        "--seed", type=integer(0, 2**64 - 1), help="of those, as a failure prints it (default: a new one)"
+    )
     return p
+
+
+def new_exercise(args):
+    from oracle.exercise import new
+
+    new(args.file, args.exercise, args.solution)
+    return 0
+
+
+def check_exercise(args):
+    from oracle.exercise import check
+
+    return 0 if check(args.file, args.examples, args.seed) else 1
 
 
 def certify(args):

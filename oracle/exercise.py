@@ -1,0 +1,226 @@
+"""`python -m oracle exercise`: a file with a forward and gradients left to derive, and the table that judges it."""
+
+import inspect
+import runpy
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from npnet import chunked
+from oracle import chunked as reference
+from oracle import templates
+from oracle.cases import CASES, COMMON, Trial, arrays_in
+from oracle.check import decide, read_only
+from oracle.mistakes import likely_mistake
+from oracle.table import minibatch
+
+DONE, WRONG, NOT_YET = "done", "wrong", "not yet done"
+
+
+class Problem(str):
+    """What happened in the user's file, and at which line."""
+
+
+@dataclass
+class Answer:
+    """One gradient for one example: what the user returned, None or a Problem; what is right; what `decide` needs."""
+
+    name: str
+    got: Any
+    expected: dict[str, np.ndarray]
+    largest: float
+    sizes: dict[str, int]
+    scale: np.ndarray | None = None
+    terms: int = 1
+    inputs: dict[str, np.ndarray] | None = None
+    dy: np.ndarray | None = None
+    ones: np.ndarray | None = None
+    without: dict[str, np.ndarray] | None = None
+
+    def judge(self) -> tuple[str, str]:
+        if self.got is None:
+            return NOT_YET, ""
+        if isinstance(self.got, Problem):
+            return WRONG, str(self.got)
+        double, expected = np.dtype(np.float64), self.expected[self.name]
+        result = decide(self.got, expected, self.scale, self.terms, double, self.largest, self.name)
+        if result.ok:
+            return DONE, ""
+        known: dict[str, Any] = {"inputs": self.inputs, "dy": self.dy, "ones": self.ones, "without": self.without}
+        hint = likely_mistake(self.name, self.got, self.expected, sizes=self.sizes, **known)
+        return WRONG, result.message + (f" Likely mistake: {hint}." if hint else "")
+
+
+def new(path: Path, exercise: str, solution: bool = False) -> None:
+    """Write the exercise, or its solution, to a file that does not exist yet."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(templates.text(exercise, path.name, solution))
+    except FileExistsError:
+        raise ValueError(f"{path} exists and is not overwritten") from None
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+
+
+def check(path: Path, examples: int = 50, seed: int | None = None) -> bool:
+    """Print the table for the user's file: at the notebook's size, then at others; whether all of it is right."""
+    try:
+        path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+    sys.path.insert(0, str(path.parent))
+    torch.set_num_threads(1)  # at these sizes a second one only waits
+    try:
+        mine = runpy.run_path(str(path))
+    except (Exception, SystemExit) as error:
+        print(problem(error, path))
+        return False
+    exercise = mine.get("EXERCISE", "chunked")
+    if exercise not in templates.EXERCISES:
+        raise ValueError(f"{path}: EXERCISE is {exercise!r}, but there are {', '.join(templates.EXERCISES)}")
+    seed = int(np.random.default_rng().integers(2**32)) if seed is None else seed
+    rng = np.random.default_rng(seed)
+    rows: dict[str, tuple[str, str]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    answers = chunked_answers if exercise == "chunked" else operation_answers
+    for i in range(examples + 1):
+        for answer in answers(path, mine, exercise, rng, i):
+            status, text = rows.get(answer.name, (DONE, ""))
+            if status == DONE:
+                status, text = answer.judge()
+                if text:
+                    text += " [" + ", ".join(f"{n} = {size}" for n, size in answer.sizes.items() if n != "32") + "]"
+                    text = f"right for n = 32, but: {text}" if i else text
+                rows[answer.name] = status, text
+            shapes.setdefault(answer.name, answer.expected[answer.name].shape)
+        if all(status != DONE for status, _ in rows.values()):
+            break
+    for name, (status, text) in rows.items():
+        print(f"{name:16} {shapes[name]!s:>14}  {status}" + (f"\n    {text}" if text else ""))
+    counts = [sum(status == kind for status, _ in rows.values()) for kind in (DONE, WRONG, NOT_YET)]
+    print("\n{} done, {} wrong, {} not yet done".format(*counts) + f" (--seed {seed})" * (counts[1] > 0))
+    return counts[0] == len(rows)
+
+
+def problem(error: BaseException, path: Path) -> Problem:
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    text = str(error)
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        lines, text = [error.lineno], error.msg
+    advice = " (what is given may not be changed: copy it)" if "read-only" in text else ""
+    return Problem(f"{path}:{lines[-1] if lines else 1}: {type(error).__name__}: {text}{advice}")
+
+
+def call(path: Path, function: Callable, *arguments: Any, **named: Any) -> Any:
+    try:
+        with np.errstate(all="ignore"):
+            return function(*arguments, **named)
+    except NotImplementedError:
+        return None
+    except (Exception, SystemExit) as error:
+        return problem(error, path)
+
+
+def chunked_answers(path: Path, mine: dict, exercise: str, rng: np.random.Generator, i: int) -> Iterator[Answer]:
+    """The notebook's minibatch, then sizes that are all different, then any."""
+    if i == 0:
+        params, x, y = minibatch(with_b1=True)
+        params = {name: p.astype(np.float64) for name, p in params.items()}
+    else:
+        drawn = (rng.integers(2, 9), *rng.integers(1, 5, 2), *rng.integers(1, 9, 2)) if i > 1 else (5, 3, 2, 7, 11)
+        params, x, y = templates.network(rng, *map(int, drawn))
+    values = chunked.forward(params, x, y)
+    right, expected = chunked.backward(params, values), reference.gradients(params, x, y)
+    n, T, E = values["emb"].shape
+    sizes = {"n": n, "T": T, "E": E, "H": values["h"].shape[1], "V": len(params["C"])}
+    available: dict[str, Any] = {
+        **read_only(params | {k: np.asarray(a) for k, a in values.items()}),
+        **sizes,
+        "dloss": 1.0,
+    }
+    solution: dict[str, Any] = {}
+    exec(templates.text("chunked", "", solution=True), solution)
+    for name in right:
+        needs = {n: available[n] for n in inspect.signature(solution[name]).parameters}
+        upstream = {n: a for n, a in needs.items() if n in right}
+        largest = max(float(np.abs(a).max()) for a in (*upstream.values(), expected[name]))
+        ones = {n: np.ones_like(a) for n, a in upstream.items()}
+        yield Answer(
+            name,
+            answer_of(path, mine.get(name), name, available),
+            {name: expected[name]},
+            largest,
+            sizes | ({"32": 32} if i else {}),
+            inputs={"x": x} if name == "dC" else {},
+            ones=solution[name](**needs | ones) if ones else None,
+            without={n: solution[name](**needs | {n: np.zeros_like(a)}) for n, a in upstream.items()},
+        )
+        available |= read_only({name: right[name]})
+
+
+def answer_of(path: Path, function: Any, name: str, available: dict[str, Any]) -> Any:
+    """What a function returns that gets its arguments by their names."""
+    if not inspect.isfunction(function):
+        return None
+    wanted = inspect.signature(function).parameters
+    for n in wanted:
+        if n not in available:
+            return Problem(f"{path}:{function.__code__.co_firstlineno}: {name} asks for {n}, which there is not (yet)")
+    return call(path, function, **{n: available[n] for n in wanted})
+
+
+def operation_answers(path: Path, mine: dict, exercise: str, rng: np.random.Generator, i: int) -> Iterator[Answer]:
+    """A batch of 32 with sizes that are all different, then any, with one leading axis."""
+    case = CASES[templates.OPERATIONS[exercise][0]]
+    sizes: dict[str, Any] = {"lead": (32,), "C": 5, "H": 7, "T": 3, "V": 27, "n_head": 2, "D": 4}
+    example = case.plain(**{name: size for name, size in sizes.items() if name in case.choices})
+    if i:
+        leads = [lead for lead in case.choices["lead"] if len(lead) == 1]
+        example = case.example(rng) | {name: options[0] for name, options in COMMON.items()}
+        example["lead"] = leads[rng.integers(len(leads))]
+    trial = Trial(case, example, np.float64, case.forward, case.backward)
+    ones, _ = trial.reference({n: np.array(a) for n, a in trial.inputs.items()}, np.ones(trial.dy.shape))
+    names = ["d" + name for name in trial.names]
+    shown = {"n": example["lead"][0]} | {n: example[n] for n in sizes if n in case.choices and n != "lead"}
+    y, gradients = run_operation(path, mine, case.name, trial, names)
+    found = {"y": y} | dict(zip(names, gradients, strict=True))
+    for name, got in found.items():
+        yield Answer(
+            name,
+            got,
+            {n: a for n, a in trial.expected.items() if n != "y" or name == "y"},
+            max(float(np.abs(a).max()) for a in (trial.dy, *trial.expected.values())),
+            shown | ({"32": 32} if i else {}),
+            trial.scale[name],
+            trial.terms,
+            trial.inputs,
+            trial.dy,
+            ones[name],
+        )
+
+
+def run_operation(path: Path, mine: dict, name: str, trial: Trial, names: list[str]) -> tuple[Any, list]:
+    """The user's forward and backward -> an answer for y and for each gradient."""
+    forward, backward = mine.get(name, trial.forward), mine.get(f"{name}_backward")
+    y = call(path, forward, *trial.inputs.values(), **trial.options)
+    if not (isinstance(y, tuple) and len(y) == 2):
+        return y if isinstance(y, Problem) else Problem(f"{path}: {name} has to return y, cache"), [None] * len(names)
+    y, cache = y
+    if backward is None:
+        return y, [None] * len(names)
+    read_only({str(k): a for k, a in enumerate(arrays_in((y, cache)))})
+    found = call(path, backward, trial.dy, cache)
+    if found is None or isinstance(found, Problem):
+        return y, [found] * len(names)
+    found = list(found) if isinstance(found, tuple | list) else [found]
+    if len(found) != len(names):
+        line = backward.__code__.co_firstlineno
+        returns = f"{name}_backward returns {len(found)} gradients where {', '.join(names)} are wanted"
+        found = [Problem(f"{path}:{line}: {returns}")] * len(names)
+    return y, found
