@@ -1,0 +1,617 @@
+"""The registry: wrong backward passes, each an edit of npnet's own source and the mistake a person makes that way.
+
+`planted(wrong)` puts an edit into effect while it lasts: the function is compiled again from its edited source and
+takes the place of the original wherever that is called, in an operation, a layer or a model. An edit whose text no
+longer stands in its function is an error, so the registry cannot silently empty itself.
+"""
+
+import importlib
+import inspect
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from oracle.cases import CASES, EDGES, Case, check
+from oracle.compare import Mismatch
+from oracle.model_cases import MODEL_CASES
+
+ALL_CASES = {**CASES, **MODEL_CASES}
+MODULES = [
+    importlib.import_module(f"npnet.{name}")
+    for name in (
+        *(f"ops.{family}" for family in ("activation", "attention", "linear", "loss", "norm", "recurrent", "sequence")),
+        "layers",
+        "models",
+    )
+]
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """In the function `where`, `old` becomes `new`; `says` is what the rejection has to name."""
+
+    case: str
+    kind: str
+    says: str
+    where: str
+    old: str
+    new: str
+    mistake: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.case}: {self.mistake}"
+
+
+@contextmanager
+def planted(wrong: Wrong) -> Iterator[None]:
+    """Inside this context the function has the mistake."""
+    function = find(wrong.where)
+    lines = textwrap.dedent(inspect.getsource(function)).splitlines(keepends=True)
+    source = "".join(line for line in lines if not line.startswith("@"))
+    if source.count(wrong.old) != 1:
+        raise LookupError(f"{wrong.name}: {wrong.old!r} has to stand once in {wrong.where}; update the registry")
+    source = source.replace(wrong.old, wrong.new)
+    made: dict[str, Any] = {}
+    for name in function.__code__.co_freevars:  # __class__, for super()
+        source = f"def around({name}):\n{textwrap.indent(source, '    ')}\n    return {function.__name__}\n"
+        source += f"{function.__name__} = around(None)"
+    exec(compile(source, f"<{wrong.where}>", "exec"), function.__globals__, made)
+    original, attributes = function.__code__, dict(vars(function))
+    function.__code__ = made[function.__name__].__code__
+    try:
+        yield
+    finally:
+        function.__code__ = original
+        vars(function).clear()
+        vars(function).update(attributes)
+
+
+def find(where: str) -> Any:
+    """The function of that name in npnet's operations, layers or models."""
+    first, *rest = where.split(".")
+    found = next(getattr(module, first) for module in MODULES if hasattr(module, first))
+    for name in rest:
+        found = vars(found)[name]
+    return found
+
+
+def rejection(wrong: Wrong, examples: int = 100, seed: int = 0) -> tuple[str, int]:
+    """The property's sentence against it, and after how many examples; ("", examples) where there is none.
+
+    The examples are random, and then the written edges, as the tests of the operations and the models have them.
+    """
+    case: Case = ALL_CASES[wrong.case]
+    rng = np.random.default_rng(seed)
+    drawn = [case.example(rng) for _ in range(examples)]
+    edges = [case.plain(seed=k, **chosen) for name, _, chosen in EDGES if name == case.name for k in range(5)]
+    with planted(wrong):
+        for k, example in enumerate([*drawn, *edges], 1):
+            try:
+                check(case, example)
+            except Mismatch as mismatch:
+                return str(mismatch), k
+    return "", len(drawn) + len(edges)
+
+
+# The kinds of mistake.
+TERM = "a term dropped"
+FACTOR = "a wrong factor"
+MEAN = "a mean for a sum, n for n - 1"
+SIGN = "a wrong sign"
+VALUE = "the wrong value read"
+UPSTREAM = "the upstream gradient ignored"
+DUPLICATES = "lost duplicates"
+ORDER = "a wrong axis, order or transpose"
+SHAPE = "a wrong shape"
+MASK = "a wrong mask or tie"
+RANGE = "overflow or cancellation"
+EPSILON = "a misplaced eps"
+DTYPE = "a promoted dtype"
+MEMORY = "aliasing or in-place"
+STATE = "stale state or a result not placed"
+
+
+def of(case: str, *rows: tuple[str, str, str, str, str, str]) -> tuple[Wrong, ...]:
+    """Rows are (kind, says, where, old, new, mistake); where "backward" and "forward" stand for the operation's own."""
+    own = {"backward": f"{case}_backward", "forward": case}
+    return tuple(Wrong(case, kind, says, own.get(where, where), *edit) for kind, says, where, *edit in rows)
+
+
+WRONG: tuple[Wrong, ...] = (
+    *of(
+        "embedding",
+        (DUPLICATES, "dtable", "backward", "return np.matmul(onehot.T, dy, out=out)",
+         "dtable = np.empty((V, C), dy.dtype) if out is None else out; dtable[:] = 0; dtable[ids] += dy; return dtable",
+         "indexed += keeps one of the repeated rows"),
+        (DUPLICATES, "dtable", "backward", "np.add.at(dtable, ids, dy)", "dtable[ids] += dy",
+         "indexed += keeps one of the repeated rows, in the branch for large tables"),
+        (DUPLICATES, "dtable", "backward", "np.add.at(dtable, ids, dy)", "dtable[ids] = dy",
+         "the last of the repeated rows wins"),
+        (MEAN, "dtable", "backward", "np.matmul(onehot.T, dy,",
+         "np.matmul((onehot / np.maximum(onehot.sum(0), 1)).T, dy,", "the repeated rows are averaged"),
+        (UPSTREAM, "dtable", "backward", "np.matmul(onehot.T, dy,", "np.matmul(onehot.T, np.ones_like(dy),",
+         "the rows are counted, the upstream forgotten"),
+        (ORDER, "dtable", "backward", "dy.reshape(-1, C)", "dy.reshape(C, -1).T", "flattened with the channels first"),
+        (STATE, "dtable", "backward", "dtable.fill(0)", "pass", "rows that no id names are left as the memory was"),
+        (STATE, "dtable", "backward", "np.matmul(onehot.T, dy, out=out)", "np.matmul(onehot.T, dy)",
+         "`out` is ignored"),
+        (STATE, "dtable", "backward", "dtable.fill(0)", "dtable.fill(0) if out is None else None",
+         "adds to what stood in `out`"),
+        (DTYPE, "dtable", "backward", "np.eye(V, dtype=dy.dtype)", "np.eye(V)", "a float64 one-hot promotes float32"),
+    ),
+    *of(
+        "linear",
+        (ORDER, "dx", "backward", "dy @ w.T", "dy @ w.reshape(w.shape[::-1])",
+         "reshape in the place of the transpose, dx"),
+        (ORDER, "dw", "backward", "np.matmul(x.T,", "np.matmul(x.reshape(x.shape[::-1]),",
+         "reshape in the place of the transpose, dw"),
+        (MEAN, "dw", "backward", "np.matmul(x.T, dy,", "np.matmul(x.T / len(x), dy,", "dw averaged over the batch"),
+        (MEAN, "db", "backward", "np.ones(len(dy), dy.dtype)", "np.full(len(dy), 1 / len(dy), dy.dtype)",
+         "db averaged over the batch"),
+        (TERM, "db", "backward", "np.matmul(np.ones(len(dy), dy.dtype), dy,",
+         "np.matmul(np.eye(len(dy), dtype=dy.dtype)[0], dy,", "db from the first row of the batch"),
+        (SHAPE, "db", "backward", "np.ones(len(dy), dy.dtype)", "np.ones((1, len(dy)), dy.dtype)",
+         "db kept its first axis"),
+        (SHAPE, "dx", "backward", "(dy @ w.T).reshape(shape)", "dy @ w.T", "dx left with its leading axes flattened"),
+        (UPSTREAM, "dw", "backward", "np.matmul(x.T, dy,", "np.matmul(x.T, np.ones_like(dy),",
+         "dw without the upstream"),
+        (DTYPE, "db", "backward", "np.ones(len(dy), dy.dtype)", "np.ones(len(dy))",
+         "a float64 vector of ones promotes float32"),
+        (STATE, "dw", "backward", "dw = np.matmul(x.T, dy, out=out and out[0])",
+         "dw = np.matmul(x.T, dy) if out is None else np.add(out[0], np.matmul(x.T, dy), out=out[0])",
+         "dw added to what stood in `out`"),
+        (ORDER, "dx", "backward", "dy = dy.reshape(-1, w.shape[1])", "dy = dy.reshape(w.shape[1], -1).T",
+         "flattened with the outputs first"),
+    ),
+    *of(
+        "tanh",
+        (FACTOR, "dx", "backward", "dx = y * y", "dx = y.copy()", "1 - y for 1 - y^2"),
+        (VALUE, "dx", "backward", "dx = y * y", "dx = np.tanh(y) ** 2",
+         "the slope at the result, which is kept, not at x"),
+        (UPSTREAM, "dx", "backward", "dx *= dy", "pass", "the slope alone, without the upstream"),
+        (MEMORY, "read-only", "backward", "dx = y * y", "dx = np.multiply(y, y, out=y)", "squares the cache in place"),
+        (STATE, "dx", "backward", "dx = y * y",
+         "dx = vars(tanh_backward).setdefault(f'{y.shape} {y.dtype}', y * y).copy()",
+         "y^2 kept from the first call of that shape"),
+        (DTYPE, "dx", "backward", "dx = np.subtract(1, dx, out=dx)", "dx = np.float64(1) - dx",
+         "a float64 scalar promotes float32"),
+    ),
+    *of(
+        "relu",
+        (MASK, "dx", "backward", "y > 0", "y >= 0", "slope 1 at the tie, and left of it"),
+        (VALUE, "dx", "backward", "dy * (y > 0)", "np.maximum(dy, 0)", "relu of the upstream"),
+        (MASK, "dx", "backward", "dy * (y > 0)", "np.where(y > 0, dy, dy.dtype.type(0.01) * dy)",
+         "the leaky relu's slope"),
+        (DTYPE, "dx", "backward", "(y > 0)", "np.where(y > 0, 1.0, 0.0)", "a float64 mask promotes float32"),
+        (MEMORY, "dx", "backward", "return dy * (y > 0)", "return dy if (y > 0).all() else dy * (y > 0)",
+         "hands dy itself on where nothing is cut"),
+    ),
+    *of(
+        "sigmoid",
+        (TERM, "dx", "backward", "dx *= y\n", "pass\n", "the first factor of y (1 - y) dropped"),
+        (SIGN, "dx", "backward", "dx = 1 - y", "dx = 1 + y", "1 + y for 1 - y"),
+        (FACTOR, "dx", "backward", "dx *= y\n", "dx *= 1 + y\n", "tanh's slope, (1 - y)(1 + y)"),
+        (UPSTREAM, "dx", "backward", "dx *= dy", "pass", "the slope alone, without the upstream"),
+        (RANGE, "y", "forward", "np.negative(x)", "np.negative(np.clip(x, -30, 30))",
+         "x clipped so that exp does not overflow"),
+        (RANGE, "overflow", "forward", 'with np.errstate(over="ignore"):', "if True:", "an overflow that warns"),
+    ),
+    *of(
+        "gelu",
+        (FACTOR, "dx", "backward", "3 * _GELU_CUBIC", "3 * 0.44715", "0.44715 for 0.044715"),
+        (FACTOR, "dx", "backward", "3 * _GELU_CUBIC", "_GELU_CUBIC", "the 3 of x^3's slope missing"),
+        (FACTOR, "dx", "backward", "slope += 2 * _SQRT_2_OVER_PI", "slope += 1.702",
+         "the constant of the sigmoid form"),
+        (TERM, "dx", "backward", "slope += s\n", "pass\n", "half of the product rule"),
+        (TERM, "dx", "backward", "slope *= x\n", "pass\n", "the factor x of x s'(x) missing"),
+        (TERM, "dx", "backward", "tail *= s\n", "pass\n", "tanh's slope with one factor"),
+        (FACTOR, "dx", "backward", "slope *= -0.5", "slope *= -1", "exp(-x^2) for exp(-x^2/2)"),
+        (FACTOR, "dx", "backward", "slope *= _SQRT_1_OVER_2PI", "slope *= _SQRT_2_OVER_PI",
+         "sqrt(2/pi) for 1/sqrt(2 pi)"),
+        (VALUE, "dx", "backward", 'if approximate == "tanh":', "if True:",
+         "the tanh form's slope under the exact forward"),
+        (FACTOR, "y", "forward", "s += _SQRT_2_OVER_PI", "s += 0.7979", "sqrt(2/pi) rounded to four digits"),
+        (MEMORY, "read-only", "backward", "slope = x * x", "slope = np.multiply(x, x, out=s)",
+         "a cached array as scratch"),
+    ),
+    *of(
+        "softmax",
+        (TERM, "dx", "backward", "dy - np.vecdot(dy, y)[..., None]", "dy.copy()", "the sum over the row dropped"),
+        (TERM, "dx", "backward", "dy - np.vecdot(dy, y)[..., None]", "dy * (1 - y)",
+         "only the diagonal of the Jacobian"),
+        (MEAN, "dx", "backward", "np.vecdot(dy, y)[..., None]", "(dy * y).mean(-1, keepdims=True)",
+         "the mean over the row for the sum"),
+        (ORDER, "dx", "backward", "np.vecdot(dy, y)[..., None]", "(dy * y).sum(0)", "the sum over the batch"),
+        (SHAPE, "dx", "backward", "np.vecdot(dy, y)[..., None]", "np.vecdot(dy, y)",
+         "keepdims missing: fits only where rows and columns are as many"),
+        (SIGN, "dx", "backward", "dy - np.vecdot", "dy + np.vecdot", "the row's sum added"),
+        (VALUE, "dx", "backward", "np.vecdot(dy, y)[..., None]", "dy.sum(-1, keepdims=True)",
+         "the upstream summed without its weights"),
+        (RANGE, "overflow", "forward", "x - x.max(axis=-1, keepdims=True)", "x.copy()", "exp without the row maximum"),
+        (RANGE, "", "forward", "x.max(axis=-1, keepdims=True)", "x.max()",
+         "the maximum of the whole batch: a low row underflows"),
+        (DTYPE, "dx", "backward", "np.vecdot(dy, y)", "np.vecdot(dy.astype(float), y)",
+         "a sum in float64 promotes float32"),
+    ),
+    *of(
+        "dropout",
+        (FACTOR, "dx", "backward", "dy * mask", "dy * (mask > 0)", "1 / (1 - p) missing in the backward"),
+        (FACTOR, "y", "forward", "1 / (1 - p)", "1 - p", "multiplied by 1 - p"),
+        (TERM, "dx", "backward", "dy * mask", "dy.copy()", "the mask forgotten"),
+        (MASK, "y", "forward", "generator.rand(*x.shape) >= p", "generator.rand(*x.shape) < p",
+         "drops what is to be kept"),
+        (DTYPE, "y", "forward", ".astype(x.dtype)", ".astype(float)", "a float64 mask promotes float32"),
+        (MEMORY, "dx", "backward", "return dy * mask", "return dy if mask.all() else dy * mask",
+         "hands dy itself on where nothing is dropped"),
+        (STATE, "dx", "backward", "(mask,) = cache",
+         "(mask,) = vars(dropout_backward).setdefault(str(cache[0].shape), cache)", "the mask of an earlier call"),
+    ),
+    *of(
+        "cross_entropy",
+        (UPSTREAM, "dlogits", "backward", "p.dtype.type(dloss) / n", "p.dtype.type(1) / n",
+         "the loss taken for the last value"),
+        (MEAN, "dlogits", "backward", "/ n\n", "/ len(targets)\n", "the mean over all positions, ignored ones too"),
+        (MEAN, "dlogits", "backward", "p.dtype.type(dloss) / n", "p.dtype.type(dloss)", "the sum for the mean"),
+        (MASK, "dlogits", "backward", "if ignored is not None:", "if False:", "ignored positions not zeroed"),
+        (MASK, "dlogits", "backward", "-= scale", "-= scale * (targets != 0)", "target 0 taken for padding"),
+        (TERM, "dlogits", "backward", "dlogits[rows, targets] -= scale", "pass", "the one-hot term dropped"),
+        (FACTOR, "dlogits", "backward", "-= scale", "-= 1", "the one-hot term not scaled"),
+        (SIGN, "dlogits", "backward", "-= scale", "+= scale", "the one-hot term added"),
+        (ORDER, "dlogits", "backward", "dlogits[rows, targets] -=", "dlogits[:, targets] -=",
+         "the targets' columns in every row"),
+        (MEMORY, "read-only", "backward", "dlogits = p * scale", "dlogits = np.multiply(p, scale, out=p)",
+         "the cached probabilities as scratch"),
+        (SHAPE, "dlogits", "backward", "dlogits.reshape(shape)", "dlogits", "the leading axes left flattened"),
+        (DTYPE, "dlogits", "backward", "p.dtype.type(dloss) / n", "np.float64(dloss) / n",
+         "a float64 scalar promotes float32"),
+        (RANGE, "overflow", "forward", "z = z - np.maximum.reduce(z.T.copy(), axis=0)[:, None]", "z = z.copy()",
+         "exp without the row maximum"),
+        (MASK, "y", "forward", "nll[ignored] = 0", "pass", "ignored positions counted in the loss"),
+    ),
+    *of(
+        "batch_norm",
+        (MEAN, "dx", "backward", "dgain / -divisor", "dgain / -n", "n for n - 1 in the variance's term"),
+        (MEAN, "dx", "backward", "dgain / -divisor", "dgain / -(n - 1)", "n - 1 for n under the biased variance"),
+        (MEAN, "dx", "backward", "dbias / n", "dbias / divisor", "n - 1 for n in the mean's term"),
+        (TERM, "dx", "backward", "dx -= dbias / n\n", "pass\n", "the gradient through the mean dropped"),
+        (TERM, "dx", "backward", "xhat * (dgain / -divisor)", "np.zeros_like(xhat)",
+         "the gradient through the variance dropped"),
+        (TERM, "dx", "backward", "dx = xhat * (dgain / -divisor)\n    dx += dy\n    dx -= dbias / n\n",
+         "dx = dy.copy()\n", "the statistics taken for constants"),
+        (FACTOR, "dx", "backward", "dx *= gain * inv", "dx *= inv", "gain missing"),
+        (FACTOR, "dx", "backward", "dx *= gain * inv", "dx *= gain", "1 / sqrt(var) missing"),
+        (SIGN, "dx", "backward", "dgain / -divisor", "dgain / divisor", "the variance's term added"),
+        (MEAN, "dbias", "backward", "return dx.reshape(shape), dgain, dbias",
+         "return dx.reshape(shape), dgain, dbias / n", "dbias averaged over the batch"),
+        (SHAPE, "dgain", "backward", "return dx.reshape(shape), dgain,", "return dx.reshape(shape), dgain[None],",
+         "dgain as (1, C), as keepdims leaves it"),
+        (STATE, "dgain", "backward", "out=out and out[0]", "out=None", "dgain not placed in `out`"),
+        (MEMORY, "read-only", "backward", "dx = xhat * (dgain / -divisor)",
+         "dx = np.multiply(xhat, dgain / -divisor, out=xhat)", "xhat as scratch"),
+        (DTYPE, "dx", "backward", "np.ones(n, dy.dtype)", "np.ones(n)", "a float64 vector of ones promotes float32"),
+        (EPSILON, "dx", "backward", "gain * inv", "gain / np.sqrt(1 / (inv * inv) + dy.dtype.type(1e-5))",
+         "eps added a second time"),
+        (EPSILON, "y", "forward", "inv += eps\n    np.sqrt(inv, out=inv)\n", "np.sqrt(inv, out=inv)\n    inv += eps\n",
+         "eps beside the root, not under it"),
+        (RANGE, "", "forward", "ones @ (xhat * xhat)", "ones @ (rows * rows) - n * mean * mean",
+         "E[x^2] - E[x]^2, which cancels"),
+    ),
+    *of(
+        "batch_norm_inference",
+        (SIGN, "dmean", "backward", "-dbias * slope", "dbias * slope", "dmean with the sign of dx"),
+        (MEAN, "dmean", "backward", "-dbias * slope", "-dbias * slope / len(flat)", "dmean averaged over the batch"),
+        (TERM, "dmean", "backward", "-dbias * slope", "np.zeros_like(dbias)", "the mean taken for a constant"),
+        (FACTOR, "dvar", "backward", "slope * inv * -0.5", "slope * -0.5", "one power of 1 / sqrt(var) too few"),
+        (FACTOR, "dvar", "backward", "inv * -0.5", "-inv", "the half of the root's slope missing"),
+        (VALUE, "dgain", "backward", "flat * xhat.reshape(-1, C)", "flat * xhat.reshape(-1, C) / inv",
+         "dgain from x - mean, not normalised"),
+        (TERM, "dx", "backward", "dy * slope,", "(dy - dbias / len(flat)) * slope,",
+         "the gradient through a batch mean that is not there"),
+        (MEMORY, "read-only", "forward", "inv = var + eps", "inv = np.add(var, eps, out=var)",
+         "eps added to the caller's variance"),
+    ),
+    *of(
+        "layer_norm",
+        (TERM, "dx", "backward", "g -= mean[:, None]\n", "pass\n", "the gradient through the mean dropped"),
+        (TERM, "dx", "backward", "g -= xhat * projection[:, None]\n", "pass\n",
+         "the gradient through the variance dropped"),
+        (TERM, "dx", "backward", "g = dy * gain", "g = dy.copy()", "gain missing in dx"),
+        (MEAN, "dx", "backward", "projection /= C", "projection /= max(C - 1, 1)",
+         "C - 1 for C: the biased variance taken for the unbiased"),
+        (MEAN, "dgain", "backward", "return g.reshape(shape), dgain,", "return g.reshape(shape), dgain / len(dy),",
+         "dgain averaged over the rows"),
+        (ORDER, "dx", "backward", "g -= mean[:, None]", "g -= g.sum(0) / len(g)",
+         "the mean over the batch, as in batch norm"),
+        (FACTOR, "dx", "backward", "g *= inv\n", "pass\n", "1 / sqrt(var) missing"),
+        (VALUE, "dbias", "backward", "np.matmul(ones, dy, ", "np.matmul(ones, dy * gain, ", "dbias with the gain"),
+        (SIGN, "dx", "backward", "g -= xhat * projection", "g += xhat * projection", "the variance's term added"),
+        (MEMORY, "read-only", "backward", "g = dy * gain", "g = np.multiply(dy, gain, out=dy)",
+         "the upstream as scratch"),
+        (EPSILON, "y", "_inverse_rms", "inv += eps\n    np.sqrt(inv, out=inv)\n",
+         "np.sqrt(inv, out=inv)\n    inv += eps\n", "eps beside the root, not under it"),
+        (EPSILON, "y", "_inverse_rms", "inv += eps", "pass", "eps forgotten"),
+    ),
+    *of(
+        "rms_norm",
+        (TERM, "dx", "backward", "g - xhat * projection[:, None]", "g + 0", "the gradient through the scale dropped"),
+        (TERM, "dx", "backward", "g - xhat * projection[:, None]",
+         "g - xhat * projection[:, None] - g.mean(-1, keepdims=True)", "layer norm's mean subtracted"),
+        (MEAN, "dx", "backward", "projection /= dy.shape[1]", "pass", "the sum for the mean"),
+        (TERM, "dx", "backward", "dy if gain is None else dy * gain", "dy", "gain missing in dx"),
+        (VALUE, "dgain", "backward", "dy.dtype), dy * xhat", "dy.dtype), g * xhat", "dgain with the gain"),
+        (FACTOR, "dx", "backward", "dx *= inv", "dx *= inv * inv", "one power of 1 / rms too many"),
+        (EPSILON, "y", "_inverse_rms", "inv += eps", "inv += 1e-5", "eps a constant, whatever is asked for"),
+        (MEMORY, "read-only", "backward", "dx = g - xhat * projection[:, None]",
+         "dx = np.subtract(g, xhat * projection[:, None], out=xhat)", "xhat overwritten and returned"),
+    ),
+    *of(
+        "causal_attention",
+        (FACTOR, "dqkv", "backward", "ds *= 1 / math.sqrt(D)", "pass", "the scale missing in the backward"),
+        (FACTOR, "dqkv", "backward", "1 / math.sqrt(D)", "1 / D", "the scale applied twice"),
+        (FACTOR, "dqkv", "backward", "1 / math.sqrt(D)", "1 / math.sqrt(n_head * D)",
+         "the scale of all channels, not of a head"),
+        (TERM, "dqkv", "backward", "ds -= np.vecdot(ds, p)[..., None]\n", "pass\n", "softmax's sum dropped"),
+        (ORDER, "dqkv", "backward", "dq, dk, dv = _heads", "dk, dq, dv = _heads", "dq and dk swapped"),
+        (ORDER, "dqkv", "backward", "np.matmul(ds.swapaxes(-1, -2), q", "np.matmul(ds, q", "dk without the transpose"),
+        (ORDER, "dqkv", "backward", "np.matmul(p.swapaxes(-1, -2), dy", "np.matmul(p, dy", "dv without the transpose"),
+        (MASK, "y", "forward", "np.tri(T,", "np.tri(T, k=1,", "each position sees the next one"),
+        (MASK, "y", "forward", "np.tri(T, dtype=qkv.dtype)", "np.ones((T, T), qkv.dtype)", "no mask"),
+        (ORDER, "y", "_heads", "parts, n_head, C // (parts * n_head)).transpose(2, 0, 3, 1, 4)",
+         "n_head, parts, C // (parts * n_head)).transpose(3, 0, 2, 1, 4)", "q, k, v side by side in each head"),
+        (RANGE, "", "forward", "p = np.where(mask != 0, p, -np.inf)\n        shift = p.max(axis=-1, keepdims=True)\n",
+         "shift = p.max(axis=-1, keepdims=True)\n        p = np.where(mask != 0, p, -np.inf)\n",
+         "the maximum taken before the mask: what is seen underflows"),
+        (RANGE, "", "forward", "-p.min()) <= _SAFE_SCORE", "-p.min()) <= 600",
+         "scores called safe that are so only in float64"),
+        (DTYPE, "dqkv", "backward", "*shape[-2:]), dy.dtype)", "*shape[-2:]))", "a float64 array to fill"),
+        (MEMORY, "dqkv", "backward", "dqkv = np.empty((len(q), *shape[-2:]), dy.dtype)",
+         "kept = vars(causal_attention_backward)\n"
+         "    dqkv = kept.setdefault(f'{shape} {dy.dtype}', np.empty((len(q), *shape[-2:]), dy.dtype))",
+         "a result kept to be filled again by the next call"),
+    ),
+    *of(
+        "rnn",
+        (TERM, "dx", "backward", "dh += dy[t]", "dh = dy[t].copy()", "what later steps hand down dropped"),
+        (ORDER, "dx", "backward", "da[t] @ wh.T", "da[t] @ wh", "the square weight not transposed"),
+        (VALUE, "dx", "backward", "np.multiply(h[t + 1], h[t + 1],", "np.multiply(h[t], h[t],",
+         "the slope at the state before"),
+        (VALUE, "dw", "backward", "h[:-1]", "h[1:]", "dw from the state after the step"),
+        (ORDER, "dx", "backward", "reversed(range(len(dy)))", "range(len(dy))", "the loop run forwards"),
+        (VALUE, "dx", "backward", "w[xt.shape[-1] :]", "w[: h.shape[-1]]",
+         "the first rows of the weight, which are the input's"),
+        (MEAN, "dh0", "_state_gradient", "_sum_rows(d)", "_sum_rows(d) / len(d)", "dh0 averaged over the batch"),
+        (SHAPE, "dh0", "backward", "_state_gradient(dh, state_ndim)", "dh", "dh0 for each sequence, not summed"),
+        (TERM, "db", "_through_input", "_sum_rows(rows)", "_sum_rows(da[-1])", "db from the last step"),
+        (ORDER, "dx", "_through_input", "_batch_first(dx, shape)", "dx.reshape(shape)",
+         "time-first values in a batch-first shape"),
+        (DTYPE, "dh0", "_sum_rows", "np.ones(len(x), x.dtype)", "np.ones(len(x))",
+         "a float64 vector of ones promotes float32"),
+    ),
+    *of(
+        "gru",
+        (VALUE, "dx", "backward", "np.multiply(dh, z, out=dac)", "np.multiply(dh, 1 - z, out=dac)",
+         "1 - z for z at the candidate"),
+        (VALUE, "dx", "backward", "dh *= 1 - z", "dh *= z", "z for 1 - z at the state"),
+        (VALUE, "dw", "backward",
+         "    np.matmul(_rows(reset).T, _rows(da)[:, 2 * H :], out=dw[xt.shape[-1] :, 2 * H :])\n", "",
+         "the candidate's weight meets the state before its reset"),
+        (TERM, "dx", "backward", "dh += dreset\n", "pass\n", "the path through the reset state dropped"),
+        (TERM, "dx", "backward", "dh += da[t, :, : 2 * H] @ w_gates.T", "pass", "the path through the gates dropped"),
+        (FACTOR, "dx", "backward", "dreset *= r\n", "pass\n", "the reset gate missing on the way down"),
+        (FACTOR, "dx", "_slopes", "slope *= gates\n", "pass\n", "half of the gates' slope"),
+        (FACTOR, "dx", "_slopes", "slope = 1 - gates", "slope = 1 + gates", "tanh's slope for a sigmoid"),
+        (FACTOR, "dx", "_slopes", "1 - c * c", "c * (1 - c)", "sigmoid's slope for a tanh"),
+        (SIGN, "dx", "backward", "np.subtract(c, h[t], out=daz)", "np.subtract(h[t], c, out=daz)",
+         "the update gate pulls the wrong way"),
+        (ORDER, "dx", "backward", "daz, dar, dac = da", "dar, daz, dac = da", "the gates' columns swapped"),
+    ),
+    *of(
+        "lstm",
+        (TERM, "dx", "backward", "dc += dh * slope_cell[t]", "dc = dh * slope_cell[t]", "the cell's own hand-down dropped"),
+        (TERM, "dx", "backward", "dh += dy[t]", "dh = dy[t].copy()", "the state's hand-down dropped"),
+        (TERM, "dx", "backward", "dc *= f\n", "pass\n", "the forget gate missing on the way down"),
+        (FACTOR, "dx", "backward", "o * (1 - tanh_cell * tanh_cell)", "o", "the slope of tanh(c) missing"),
+        (FACTOR, "dx", "_slopes", "slope[..., 2 * H : 3 * H] = 1 - c * c", "pass", "sigmoid's slope for the candidate"),
+        (VALUE, "dx", "backward", "np.multiply(dc, cell[t],", "np.multiply(dc, cell[t + 1],", "the forget gate meets the new cell"),
+        (VALUE, "dx", "backward", "np.multiply(dh, tanh_cell[t],", "np.multiply(dh, cell[t + 1],", "the output gate meets the cell, not its tanh"),
+        (ORDER, "dx", "backward", "dai, daf, dag, dao = (", "dai, daf, dao, dag = (", "the columns of g and o swapped"),
+        (ORDER, "dh0", "backward", "_state_gradient(dh, h0_ndim), _state_gradient(dc, c0_ndim)",
+         "_state_gradient(dc, h0_ndim), _state_gradient(dh, c0_ndim)", "dh0 and dc0 swapped"),
+        (TERM, "dc0", "backward", "_state_gradient(dc, c0_ndim)", "_state_gradient(0 * dc, c0_ndim)",
+         "the first cell taken for a constant"),
+    ),
+    *of(
+        "causal_mean",
+        (ORDER, "dx", "backward", "a.T @ dy", "a @ dy", "the forward's average, not transposed"),
+        (FACTOR, "dx", "backward", "a.T @ dy", "(a.T / a.T.sum(-1, keepdims=True)) @ dy",
+         "an average over what lies ahead"),
+        (MEAN, "dx", "backward", "a.T @ dy", "(a.T > 0).astype(dy.dtype) @ dy / dy.dtype.type(len(a))",
+         "every sum divided by the whole length"),
+        (MASK, "", "_averages", "np.tri(T, dtype=x.dtype)", "np.tri(T, k=-1, dtype=x.dtype)",
+         "the position itself left out"),
+        (DTYPE, "y", "_averages", "np.arange(1, T + 1, dtype=x.dtype)", "np.arange(1, T + 1)",
+         "an integer array promotes float32"),
+        (STATE, "mismatch", "backward", "(a,) = cache",
+         "a = vars(causal_mean_backward).setdefault(str(dy.dtype), cache[0])[: len(cache[0]), : len(cache[0])]",
+         "the averages of the first call's length"),
+    ),
+    *of(
+        "flatten_consecutive",
+        (ORDER, "dx", "backward", "dy.reshape(shape)", "dy.reshape(shape, order='F')", "columns before rows"),
+        (ORDER, "dx", "backward", "dy.reshape(shape).copy()",
+         "dy.reshape(*shape[:-2], shape[-1], shape[-2]).swapaxes(-1, -2).copy()",
+         "channels before time in what was joined"),
+        (ORDER, "dx", "backward", "dy.reshape(shape).copy()", "dy.reshape(shape)[..., ::-1, :].copy()",
+         "time reversed"),
+        (MEMORY, "dx", "backward", ".reshape(shape).copy()", ".reshape(shape)", "a view of dy"),
+        (MEMORY, "y", "forward", ".copy()", "", "a view of x"),
+    ),
+    *of(
+        "models.bigram",
+        (UPSTREAM, "dlogits.weight", "Model.loss_and_grad", "cross_entropy_backward(dloss, cache)",
+         "cross_entropy_backward(1.0, cache)", "the loss taken for the last value"),
+        (STATE, "dlogits.weight", "Embedding.backward", "ops.embedding_backward(dy, cache, out=self.weight.grad)",
+         "self.weight.grad += ops.embedding_backward(dy, cache)", "gradients add up over the steps"),
+        (DUPLICATES, "dlogits.weight", "Embedding.backward", "ops.embedding_backward(dy, cache, out=self.weight.grad)",
+         "self.weight.grad[...] = 0; self.weight.grad[cache[0]] += dy", "indexed += keeps one of the repeated rows"),
+    ),
+    *of(
+        "models.bow",
+        (TERM, "d", "Residual.backward", " + dy", "", "the residual's straight path dropped"),
+        (MEAN, "dembedding.position", "PositionalEmbedding.backward", ".sum(0)", ".mean(0)",
+         "the positions' gradient averaged over the batch"),
+        (STATE, "dembedding.position", "PositionalEmbedding.backward", "grad[T:] = 0", "grad[T:] += 1",
+         "positions beyond the sequence not zeroed"),
+        (ORDER, "dembedding.position", "PositionalEmbedding.backward", "grad[:T]", "grad[-T:]",
+         "the last positions, not the first"),
+        (TERM, "d", "CausalMean.backward", "ops.causal_mean_backward(dy, cache)", "dy.copy()",
+         "the average taken for the identity"),
+    ),
+    *of(
+        "models.mlp",
+        (TERM, "d", "BatchNorm.backward",
+         "return ops.batch_norm_backward(dy, cache, out=(self.weight.grad, self.bias.grad))[0]",
+         "ops.batch_norm_backward(dy, cache, out=(self.weight.grad, self.bias.grad))\n"
+         "    return dy * self.weight.data * cache[2]",
+         "the batch's statistics taken for constants"),
+        (MEAN, "y", "BatchNorm.forward", "self.eps, self.unbiased)", "self.eps, False)", "the biased variance"),
+        (STATE, "dhead.bias", "Linear.backward", "if self.bias is None else (self.weight.grad, self.bias.grad)",
+         "if self.bias is None else (self.weight.grad, self.bias.grad.copy())", "the bias's gradient placed in a copy"),
+    ),
+    *of(
+        "models.mlp_running",
+        (EPSILON, "", "BatchNorm.forward", "ops.batch_norm(x, weight, bias, self.eps,",
+         "ops.batch_norm(x, weight, bias, 1e-5,", "the usual eps where there is to be none"),
+        (FACTOR, "d", "Tanh.backward", "ops.tanh_backward(dy, cache)", "dy * (1 - cache[0])", "1 - y for 1 - y^2"),
+    ),
+    *of(
+        "models.mlp_deep",
+        (ORDER, "d", "BatchNorm.backward", "out=(self.weight.grad, self.bias.grad)",
+         "out=(self.bias.grad, self.weight.grad)", "gain's and bias's gradients swapped"),
+        (TERM, "d", "Linear.backward", "return ops.linear_backward(dy, cache, out)[0]",
+         "dx = ops.linear_backward(dy, cache, out)[0]; return dx * (abs(dx) < 1)",
+         "gradients clipped inside the network"),
+    ),
+    *of(
+        "models.mlp_makemore",
+        (ORDER, "y", "Window.forward", "windows[..., ::-1]", "windows", "the oldest token first"),
+        (VALUE, "y", "Window.forward", "constant_values=self.blank", "constant_values=0",
+         "token 0 for the blank before the start"),
+        (ORDER, "dembedding.weight", "Flatten.backward", "dy.reshape(cache)",
+         "dy.reshape(*cache[:-2], cache[-1], cache[-2]).swapaxes(-1, -2)",
+         "channels before positions in what was joined"),
+    ),
+    *of(
+        "models.rnn",
+        (TERM, "dembedding.weight", "_Recurrent.backward", "return dx", "return np.zeros_like(dx)",
+         "nothing handed on to the embedding"),
+        (TERM, "dcell.initial", "_Recurrent.backward", "zip(self.names, gradients, strict=True)",
+         "zip(self.names[1:], gradients[1:], strict=True)", "the learned first state forgotten"),
+    ),
+    *of(
+        "models.gru",
+        (STATE, "dcell", "_Recurrent.backward", "grad[...] = gradient", "grad[...] += gradient",
+         "gradients add up over the steps"),
+    ),
+    *of(
+        "models.lstm",
+        (ORDER, "dcell.initial", "_Recurrent.backward", "zip(self.names, gradients, strict=True)",
+         "zip(self.names, gradients[1::-1] + gradients[2:], strict=True)",
+         "the gradients of first state and first cell swapped"),
+    ),
+    *of(
+        "models.wavenet",
+        (ORDER, "d", "FlattenConsecutive.backward", "ops.flatten_consecutive_backward(dy, cache)",
+         "ops.flatten_consecutive_backward(dy, cache)[..., ::-1, :]", "neighbours swapped"),
+        (ORDER, "", "BatchNorm.forward", "ops.batch_norm(x, weight",
+         "ops.batch_norm(x[0] if x.ndim == 3 else x, weight",
+         "statistics of the first example where there is a time axis"),
+    ),
+    *of(
+        "models.transformer",
+        (STATE, "dembedding.token.weight", "Embedding.backward",
+         "self.weight.grad += ops.embedding_backward(dy, cache)",
+         "self.weight.grad[...] = ops.embedding_backward(dy, cache)", "the tied head's gradient overwritten"),
+        (STATE, "dembedding.token.weight", "TiedLinear.backward",
+         "ops.linear_backward(dy, cache, out=(self.weight.grad.T,))[0]", "ops.linear_backward(dy, cache)[0]",
+         "the tied head's gradient never written"),
+        (TERM, "d", "Residual.backward", " + dy", "", "the residual's straight path dropped"),
+        (FACTOR, "d", "GELU.backward", "ops.gelu_backward(dy, cache)", "ops.gelu_backward(dy, (*cache[:2], 'none'))",
+         "the exact slope under the tanh form"),
+        (TERM, "d", "LayerNorm.backward",
+         "return ops.layer_norm_backward(dy, cache, out=(self.weight.grad, self.bias.grad))[0]",
+         "return ops.layer_norm_backward(dy, cache)[0]", "gain's and bias's gradients never written"),
+    ),
+    *of(
+        "models.microgpt",
+        (TERM, "d", "RMSNorm.backward", "ops.rms_norm_backward(dy, cache)",
+         "(dy.reshape(cache[0].shape) * cache[2]).reshape(dy.shape)", "the root mean square taken for a constant"),
+        (MASK, "d", "ReLU.backward", "ops.relu_backward(dy, cache)", "dy.copy()", "relu taken for the identity"),
+        (MEAN, "dembedding.position", "PositionalEmbedding.backward", ".sum(0)", ".mean(0)",
+         "the positions' gradient averaged over the batch"),
+    ),
+)  # fmt: skip
+
+
+# Edits that look wrong and are not; `mistake` is the reason why.
+EQUIVALENT: tuple[Wrong, ...] = (
+    *of(
+        "relu",
+        ("", "", "backward", "y > 0", "np.sign(y)", "y is never negative, so its sign is 1 or 0"),
+    ),
+    *of(
+        "sigmoid",
+        ("", "", "backward", "dx = 1 - y\n    dx *= y\n", "dx = y - y * y\n",
+         "y - y^2 = y (1 - y), and both round alike"),
+    ),
+    *of(
+        "softmax",
+        ("", "", "backward", "    return dx",
+         "    dx -= dx.sum(-1, keepdims=True) * (y == y.max(-1, keepdims=True)) * dy.dtype.type(0.5)\n    return dx",
+         "the subtracted maximum's own gradient: a row of dx adds up to 0, so there is nothing to hand it"),
+        ("", "", "backward", "dx = dy - np.vecdot(dy, y)[..., None]",
+         "dx = dy - dy[..., :1]; dx -= np.vecdot(dx, y)[..., None]",
+         "a constant added to a row of dy cancels against its own weighted mean"),
+    ),
+    *of(
+        "cross_entropy",
+        ("", "", "backward", "    if ignored is not None:",
+         "    dlogits -= dlogits.sum(-1, keepdims=True) * (p == p.max(-1, keepdims=True)) / 2\n"
+         "    if ignored is not None:",
+         "the row maximum's own gradient: p - onehot adds up to 0 in every row"),
+    ),
+    *of(
+        "batch_norm",
+        ("", "", "backward", "dx -= dbias / n\n", "dx -= dbias / n; dx += 2 / divisor * dgain * (ones @ xhat) / n\n",
+         "the variance's gradient through the mean: the differences from a mean add up to 0"),
+    ),
+    *of(
+        "layer_norm",
+        ("", "", "backward", "    projection = np.vecdot(g, xhat)\n    projection /= C\n    g -= mean[:, None]\n",
+         "    g -= mean[:, None]\n    projection = np.vecdot(g, xhat)\n    projection /= C\n",
+         "xhat adds up to 0 in every row, so the subtracted mean is not seen by it"),
+    ),
+    *of(
+        "causal_attention",
+        ("", "", "forward", "p.size and max(p.max(), -p.min()) <= _SAFE_SCORE", "False",
+         "the maximum subtracted always: softmax does not see it"),
+    ),
+    *of(
+        "embedding",
+        ("", "", "backward", "V <= _ONE_HOT_ROWS", "False", "np.add.at for every table: the same sums"),
+    ),
+    *of(
+        "dropout",
+        ("", "", "backward", "dy * mask", "np.where(mask > 0, dy * mask, 0)", "the mask is 0 or positive"),
+    ),
+    *of(
+        "causal_mean",
+        ("", "", "backward", "a.T @ dy", "np.flip(np.cumsum(np.flip(dy * a[:, :1], -2), -2), -2)",
+         "a sum over s >= t is a running sum from the end"),
+    ),
+)  # fmt: skip
