@@ -1,6 +1,7 @@
 """`python -m oracle`: the gradients of the notebook's network against autograd, as a table; and the other proofs."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -101,6 +102,11 @@ def main(argv=None):
     args = p.parse_args(argv)
     try:
         return args.command(args)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        p.error(f"{error.filename}: {error.strerror}")
     except ValueError as error:
         p.error(str(error))
 
