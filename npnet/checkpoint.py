@@ -65,7 +65,7 @@ def save(path, checkpoint):
 
 
 def load(path):
-    """The Checkpoint in the file. A file that is missing, damaged or not ours is a CheckpointError that names what is wrong."""
+    """The Checkpoint in the file. A missing, damaged or foreign file is a CheckpointError that names what is wrong."""
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -95,7 +95,7 @@ def load(path):
 
 
 def fill(targets, arrays, source, error=ValueError):
-    """Copy arrays into the targets of the same names. Missing, unknown or misshapen entries raise `error`, which names them."""
+    """Copy arrays into the targets of the same names. A missing, unknown or misshapen entry raises `error`, by name."""
     for name in targets:
         if name not in arrays:
             raise error(f"{source}: {name} is missing")

@@ -1,8 +1,8 @@
 """Words from a file, and the arrays that the models train on.
 
-read_words -> Vocabulary -> split -> build_dataset (windows) or build_sequences (whole words). Characters are numbered from 1 in
-sorted order; 0 is '.', which stands for the start, the end and the padding of a word and so cannot be part of one. Whatever is
-wrong with the words is a DataError of one line, which names the file and the line where there is one.
+read_words -> Vocabulary -> split -> build_dataset (windows) or build_sequences (whole words). Characters are numbered
+from 1 in sorted order; 0 is '.', which stands for the start, the end and the padding of a word and so cannot be part of
+one. Whatever is wrong with the words is a DataError of one line, which names the file and the line where there is one.
 
 Sizes: N examples, T the longest context (block_size). Arrays of numbers are int64.
 """
@@ -25,8 +25,8 @@ class DataError(ValueError):
 def read_words(path: str | Path = NAMES) -> list[str]:
     """The words of a UTF-8 text file, one a line, in the file's order and with its duplicates.
 
-    A line ends with LF, CRLF or CR. White space around a word is stripped, a blank line is skipped, a byte order mark is ignored.
-    A '.' in a word or more than LONGEST_WORD characters are a DataError, as is a file without a word.
+    A line ends with LF, CRLF or CR. White space around a word is stripped, a blank line is skipped, a byte order mark
+    is ignored. A '.' in a word or more than LONGEST_WORD characters are a DataError, as is a file without a word.
     """
     try:
         data = Path(path).read_bytes()
@@ -55,7 +55,8 @@ def read_words(path: str | Path = NAMES) -> list[str]:
 class Vocabulary:
     """The characters of some words, numbered from 1 in sorted order, and '.' as 0.
 
-    `characters` is all there is to save: `Vocabulary(vocabulary.characters) == vocabulary`, each character being a word of its own.
+    `characters` is all there is to save: `Vocabulary(vocabulary.characters) == vocabulary`, each character being a word
+    of its own.
 
         stoi, itos    dict from character to number and back, '.' included
         len()         how many numbers there are, '.' included
@@ -83,7 +84,7 @@ class Vocabulary:
         return f"Vocabulary({self.characters!r})"
 
     def encode(self, text: str) -> np.ndarray:
-        """The number of each character, (len(text),). '.' is 0, so words with '.' between them can be encoded at once."""
+        """The number of each character, (len(text),). '.' is 0, so words joined by '.' can be encoded at once."""
         try:
             return np.fromiter(map(self.stoi.__getitem__, text), np.int64, count=len(text))
         except KeyError as error:
@@ -103,8 +104,8 @@ class Vocabulary:
 def build_dataset(words: Sequence[str], vocabulary: Vocabulary, block_size: int = 3) -> tuple[np.ndarray, np.ndarray]:
     """Each character, and the '.' at the end, with the block_size characters before it -> x (N, block_size), y (N,).
 
-    Before a word stand zeros: 'ab' with a block of three gives 0 0 0 -> a, 0 0 a -> b, 0 a b -> '.'. N is the number of characters
-    plus the number of words.
+    Before a word stand zeros: 'ab' with a block of three gives 0 0 0 -> a, 0 0 a -> b, 0 a b -> '.'. N is the number of
+    characters plus the number of words.
     """
     y = _join(words, vocabulary, block_size)
     x = np.zeros((len(y), block_size), np.int64)

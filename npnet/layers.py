@@ -5,9 +5,9 @@
     state = layer.start(batch, length)         for generation: before the first position
     y = layer.step(x, state)                   one position, x (B, C) or ids (B,); the state is updated
 
-A layer keeps nothing between calls but its parameters (and BatchNorm its running statistics): the cache and the state are the
-caller's. Layers are made from arrays that are drawn already, so the order of the draws stands where a network is written down.
-A parameter's name is the path of attributes to it, as in torch: "blocks.0.attention.qkv.weight".
+A layer keeps nothing between calls but its parameters (and BatchNorm its running statistics): the cache and the state
+are the caller's. Layers are made from arrays that are drawn already, so the order of the draws stands where a network
+is written down. A parameter's name is the path of attributes to it, as in torch: "blocks.0.attention.qkv.weight".
 """
 
 import numpy as np
@@ -89,7 +89,7 @@ class Sequential(Layer):
 
 
 class Residual(Sequential):
-    """y = x + f(x), f the layers in sequence. x is used twice, so its gradient is the sum dy + df^T dy (He et al., 2015)."""
+    """y = x + f(x), f the layers in sequence (He et al., 2015). x is used twice: dx = dy + what f hands back."""
 
     def forward(self, x, training=False):
         y, cache = super().forward(x, training)
@@ -103,7 +103,7 @@ class Residual(Sequential):
 
 
 class Embedding(Layer):
-    """ids (...) -> rows of weight (V, C). Nothing lies below ids, so backward returns None. For `tied` see TiedLinear."""
+    """ids (...) -> rows of weight (V, C); nothing lies below, so backward returns None. For `tied` see TiedLinear."""
 
     def __init__(self, weight, tied=False):
         self.weight, self.tied = Parameter(weight), tied
@@ -119,7 +119,7 @@ class Embedding(Layer):
 
 
 class PositionalEmbedding(Layer):
-    """ids (B, T) -> token[ids] + position[0 .. T-1], both tables learned. A T beyond the table of positions is a ValueError."""
+    """ids (B, T) -> token[ids] + position[0 .. T-1], both tables learned. A T beyond its positions: ValueError."""
 
     def __init__(self, token, position, tied=False):
         self.token = Embedding(token, tied)
@@ -151,7 +151,7 @@ class PositionalEmbedding(Layer):
 
 
 class Window(Layer):
-    """ids (B, T) -> (B, T, length): at each position the ids there, one before, two before, ...; `blank` before the start."""
+    """ids (B, T) -> (B, T, length): the ids at each position, one before, two before, ...; first `blank`."""
 
     def __init__(self, length, blank):
         self.length, self.blank = length, blank
@@ -349,7 +349,7 @@ class CausalMean(Layer):
 
 
 class CausalAttention(Layer):
-    """ops.causal_attention on the packed queries, keys and values; one position at a time it keeps the keys and values."""
+    """ops.causal_attention on packed queries, keys and values; one position at a time it keeps the keys and values."""
 
     def __init__(self, n_head):
         self.n_head = n_head
@@ -379,7 +379,7 @@ class CausalAttention(Layer):
 
 
 class _Recurrent(Layer):
-    """What the recurrent layers share: parameters in the order of the operation's arguments, and the state of each sequence."""
+    """What recurrent layers share: parameters in the order of the operation's arguments, a state for each sequence."""
 
     def __init__(self, *arrays):
         for name, array in zip(self.names, arrays, strict=True):

@@ -1,11 +1,13 @@
-"""The ladder, simplest first: bigram, bow, mlp, mlp_running, mlp_deep, mlp_makemore, rnn, gru, lstm, wavenet, transformer, microgpt.
+"""The ladder, simplest first: bigram, bow, mlp, mlp_running, mlp_deep, mlp_makemore, rnn, gru, lstm, wavenet,
+transformer, microgpt.
 
-Every builder has one signature, `name(config, generator) -> Sequential`, reads the sizes that it needs from the Config and draws
-its parameters from an npnet.random.TorchGenerator in the order in which the original draws them. `build("name", config, generator)`
-wraps the network in a Model. A further model is one more function marked @builder.
+Every builder has one signature, `name(config, generator) -> Sequential`, reads the sizes that it needs from the Config
+and draws its parameters from an npnet.random.TorchGenerator in the order in which the original draws them.
+`build("name", config, generator)` wraps the network in a Model. A further model is one more function marked @builder.
 
-Two kinds of input: the mlps of the lectures and wavenet read a window of the last block_size tokens, ids (B, block_size) ->
-logits (B, V), and are marked @builder(windowed=True); the others read sequences, ids (B, T) with T <= block_size -> logits (B, T, V), the logits at t depending on the tokens up to t alone.
+Two kinds of input: the mlps of the lectures and wavenet read a window of the last block_size tokens, ids (B,
+block_size) -> logits (B, V), and are marked @builder(windowed=True); the others read sequences, ids (B, T) with T <=
+block_size -> logits (B, T, V), the logits at t depending on the tokens up to t alone.
 """
 
 from collections.abc import Callable
@@ -44,7 +46,8 @@ from npnet.random import embedding_init, linear_init
 
 @dataclass(frozen=True)
 class Config:
-    """The sizes of a model, named as makemore.py names them. n_embd2 is the hidden width. dtype is "float32" or "float64"."""
+    """The sizes of a model, named as makemore.py names them. n_embd2 is the hidden width. dtype is "float32" or
+    "float64"."""
 
     vocab_size: int
     block_size: int
@@ -151,7 +154,7 @@ def build(kind, config, generator):
 
 @builder
 def bigram(c, generator):
-    """A table of logits (V, V), the row of the last token: zero at the start. train.count_bigrams fills it by counting."""
+    """A table of logits (V, V), zero at the start; the row is the last token. train.count_bigrams fills it."""
     return Sequential(logits=Embedding(np.zeros((c.vocab_size, c.vocab_size), c.dtype)))
 
 
@@ -168,10 +171,11 @@ def bow(c, g):
 
 @builder(windowed=True)
 def mlp(c, g):
-    """The notebook's: embedding, linear without bias (BatchNorm removes it), BatchNorm, tanh, linear (Bengio et al., 2003).
+    """The notebook's: embedding, linear without bias (BatchNorm removes it), BatchNorm, tanh, linear (Bengio et al.,
+    2003).
 
-    Nothing starts at exactly 0 or 1, which would hide a wrong backward. Its BatchNorm keeps no running statistics: it is
-    calibrated on the whole training set afterwards, by train.calibrate.
+    Nothing starts at exactly 0 or 1, which would hide a wrong backward. Its BatchNorm keeps no running statistics: it
+    is calibrated on the whole training set afterwards, by train.calibrate.
     """
     fan_in = c.block_size * c.n_embd
     table = _randn(g, c, c.vocab_size, c.n_embd)
@@ -202,7 +206,7 @@ def _mlp(table, w1, norm, w2, b2):
 
 @builder(windowed=True)
 def mlp_deep(c, g):
-    """The third lecture's deeper network: n_layer linear layers, each with a BatchNorm, and a tanh after each but the last."""
+    """The third lecture's deeper network: n_layer linear layers, each with a BatchNorm, a tanh but after the last."""
     embedding = Embedding(_randn(g, c, c.vocab_size, c.n_embd))
     widths = [c.block_size * c.n_embd, *[c.n_embd2] * (c.n_layer - 1), c.vocab_size]
     layers: list[Layer] = []
@@ -217,7 +221,7 @@ def mlp_deep(c, g):
 
 @builder
 def mlp_makemore(c, g):
-    """makemore's: at each position the embeddings of the last block_size tokens, newest first; row V stands before the start."""
+    """makemore's: at each position the embeddings of the last block_size tokens, newest first; row V is the blank."""
     return Sequential(
         window=Window(c.block_size, blank=c.vocab_size),
         embedding=Embedding(_embedding(g, c, c.vocab_size + 1)),
@@ -260,7 +264,7 @@ def lstm(c, g):
 
 @builder(windowed=True)
 def wavenet(c, g):
-    """The fifth lecture's: neighbours joined two by two until one is left. block_size is a power of two of at least 2."""
+    """The fifth lecture's: neighbours joined two by two until one is left. block_size: a power of two, at least 2."""
     n_stage = c.block_size.bit_length() - 1
     if c.block_size != 2**n_stage or n_stage == 0:
         raise ValueError(f"wavenet: block_size must be a power of two of at least 2, got {c.block_size}")
@@ -314,8 +318,8 @@ def transformer(c, g):
 def microgpt(c, g):
     """microgpt (Karpathy, 2026): rms norm without gain, relu, no biases, every weight normal with deviation 0.08.
 
-    The original numbers the characters from 0 and the boundary last, and draws each matrix as (n_out, n_in), row by row. Here
-    the boundary is token 0, so the rows that belong to tokens are rolled by one.
+    The original numbers the characters from 0 and the boundary last, and draws each matrix as (n_out, n_in), row by
+    row. Here the boundary is token 0, so the rows that belong to tokens are rolled by one.
     """
     C, V = c.n_embd, c.vocab_size
 

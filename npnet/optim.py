@@ -1,7 +1,7 @@
 """Optimisers as torch.optim defines them, and learning-rate schedules.
 
-An optimiser updates one flat vector of parameters from the vector of their gradients: `optimizer.step(lr)`. `state()` names the
-arrays that a resumed run needs. A schedule is a function of the step, `schedule(step) -> lr`.
+An optimiser updates one flat vector of parameters from the vector of their gradients: `optimizer.step(lr)`. `state()`
+names the arrays that a resumed run needs. A schedule is a function of the step, `schedule(step) -> lr`.
 """
 
 import math
@@ -10,7 +10,8 @@ import numpy as np
 
 
 class SGD:
-    """p -= lr g; with momentum, v = momentum v + g (v = g at the first step) takes g's place; Nesterov's looks ahead, g + momentum v.
+    """p -= lr g; with momentum, v = momentum v + g (v = g at the first step) takes g's place; Nesterov's looks ahead, g
+    + momentum v.
 
     data and grad are a Model's flat vectors. Nesterov without momentum is a ValueError, as in torch.
     """

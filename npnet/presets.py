@@ -1,7 +1,9 @@
-"""The published runs as declarations: a model, its sizes, a seed, a learning-rate rule and the original's way to report.
+"""The published runs as declarations: a model, its sizes, a seed, a learning-rate rule and the original's way to
+report.
 
-`preset.prepare(words)` makes a Run: the data, the model, the optimiser and the generators, drawn from in the original's order.
-npnet.train.run drives it; `report` prints what the original prints along the way, `finish` what it prints in the end.
+`preset.prepare(words)` makes a Run: the data, the model, the optimiser and the generators, drawn from in the original's
+order. npnet.train.run drives it; `report` prints what the original prints along the way, `finish` what it prints in the
+end.
 
 Sources: the notebooks of Karpathy's "Neural Networks: Zero to Hero" (2022), makemore.py (2022), microgpt (2026).
 """
@@ -25,7 +27,8 @@ LECTURE_SEED = 2147483647
 class Run:
     """A run in progress. `generators` and the optimiser's state, with the model, are all that a resumed run needs.
 
-    best is the lowest test loss so far, where the original keeps the best model; improved says that the last report lowered it.
+    best is the lowest test loss so far, where the original keeps the best model; improved says that the last report
+    lowered it.
     """
 
     model: Any
@@ -52,7 +55,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Preset:
-    """What all families declare. steps is the original's; stop, where given, ends the run earlier (below 0: never by itself)."""
+    """What all families declare. The original has `steps`; `stop`, if given, is this run's (below 0: no end)."""
 
     name: str
     about: str
@@ -88,8 +91,8 @@ class Preset:
 class Lecture(Preset):
     """Windows of block_size characters, plain SGD, lr a tenth from step drop_at on, one generator for everything.
 
-    names_seed starts a generator of its own for the twenty names; None goes on with the run's. calibrated: BatchNorm's statistics
-    are taken over the training set in the end.
+    names_seed starts a generator of its own for the twenty names; None goes on with the run's. calibrated: BatchNorm's
+    statistics are taken over the training set in the end.
     """
 
     block_size: int = 3
@@ -172,7 +175,7 @@ class BigramRun(Run):
 
 @dataclass(frozen=True)
 class Makemore(Preset):
-    """makemore.py: whole words with masked targets, AdamW; its log every 10 steps, samples every 200, evaluation every 500."""
+    """makemore.py: whole words, masked targets, AdamW; log every 10 steps, samples every 200, evaluation every 500."""
 
     weight_decay: float = 0.01
     top_k: int | None = None
@@ -204,7 +207,7 @@ class MakemoreRun(Run):
         self.generators = {"generator": self.generator, "sampler": self.sampler}
 
     def _loader(self):
-        """A torch DataLoader draws a base seed, which nothing here uses, and then the seed of its sampler's generator."""
+        """A torch DataLoader draws a base seed, which nothing here uses, then the seed of its sampler's generator."""
         self.generator.random_int64()
         return TorchGenerator(self.generator.random_int64())
 
@@ -241,7 +244,7 @@ class MakemoreRun(Run):
 
 @dataclass(frozen=True)
 class Microgpt(Preset):
-    """microgpt: one word a step, Adam with a falling rate, twenty samples at temperature 0.5, Python's random for everything."""
+    """microgpt: one word a step, Adam with a falling rate, 20 samples at temperature 0.5, Python's random."""
 
     def prepare(self, words):
         return MicrogptRun(self, words)
@@ -279,7 +282,7 @@ class MicrogptRun(Run):
 
 
 class PythonRandom:
-    """Python's `random` in the place of a TorchGenerator, for microgpt, which numbers the boundary last instead of first."""
+    """Python's `random` in the place of a TorchGenerator, for microgpt, which numbers the boundary last, not first."""
 
     def __init__(self, seed):
         self.random = random.Random(seed)
@@ -317,7 +320,7 @@ _PRESETS = (
         "mlp_deep", LECTURE_SEED, 200000, 0.1, stop=1001, n_layer=6, n_embd=10, n_embd2=100, drop_at=150000,
     ),
     Lecture(
-        "part4", "lecture 4: hand-written gradients; gain and bias drawn by the same generator (there: by another, unseeded)",
+        "part4", "lecture 4: gradients by hand; gain and bias drawn by the same generator (there: unseeded)",
         "mlp", LECTURE_SEED, 200000, 0.1, n_embd=10, n_embd2=200, drop_at=100000, calibrated=True,
     ),
     Lecture(
@@ -331,7 +334,10 @@ _PRESETS = (
     _makemore("gru", "a gated recurrent network"),
     _makemore("lstm", "long short-term memory, which makemore's README names and its code lacks"),
     _makemore("transformer", "a GPT"),
-    Microgpt("microgpt", "microgpt: a GPT in plain Python", "microgpt", 42, 1000, 0.01, batch_size=1, n_layer=1, n_embd=16),
+    Microgpt(
+        "microgpt", "microgpt: a GPT in plain Python",
+        "microgpt", 42, 1000, 0.01, batch_size=1, n_layer=1, n_embd=16,
+    ),
 )  # fmt: skip
 PRESETS = {preset.name: preset for preset in _PRESETS}
 

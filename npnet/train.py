@@ -14,7 +14,7 @@ from npnet.optim import SGD, drop
 
 
 def minibatches(x, y, batch_size, generator):
-    """Endless minibatches with replacement: batch_size indices from generator.randint for each, when it is asked for."""
+    """Endless minibatches with replacement: batch_size indices of generator.randint each, drawn when asked for."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     while True:
@@ -36,7 +36,7 @@ def run(model, batches, optimizer, schedule, steps, start=0):
 
 
 def fit(model, x, y, generator, steps, batch_size=32, lr=0.1):
-    """Train by SGD in the notebook's way: lr, a tenth of it from half of the steps on, then calibrate. Returns the losses."""
+    """Train by SGD as the notebook does: lr, a tenth of it from half of the steps on, then calibrate -> the losses."""
     batches = minibatches(x, y, batch_size, generator)
     optimizer = SGD(model.data, model.grad)
     losses = [loss for _, loss in run(model, batches, optimizer, drop(lr, steps // 2), steps)]
@@ -60,7 +60,8 @@ def evaluate(model, x, y, chunk=4096):
 
 
 def calibrate(model, x, chunk=4096):
-    """Give every BatchNorm that keeps no running statistics those of its input over all of x, (N, block_size), from below upwards.
+    """Give every BatchNorm that keeps no running statistics those of its input over all of x, (N, block_size), from
+    below upwards.
 
     Mean and unbiased variance are joined chunk by chunk in float64 (Chan et al., 1979), so that memory stays bounded.
     """
@@ -86,9 +87,11 @@ def calibrate(model, x, chunk=4096):
 
 
 def count_bigrams(model, x, y):
-    """Fill a bigram model by counting: the table becomes the log of (N + 1) / (row sum of N + 1), N[a, b] how often b follows a.
+    """Fill a bigram model by counting: the table becomes the log of (N + 1) / (row sum of N + 1), N[a, b] how often b
+    follows a.
 
-    That is the best table for the smoothed counts, which the gradient would only approach. x, y as the model is trained on.
+    That is the best table for the smoothed counts, which the gradient would only approach. x, y as the model is trained
+    on.
     """
     table = model.parameters()["logits.weight"]
     kept = y != -1
@@ -98,7 +101,8 @@ def count_bigrams(model, x, y):
 
 
 def _keep_freed_memory():
-    """Ask glibc to keep freed memory: by default it returns a large array's pages at once and faults them in again each step.
+    """Ask glibc to keep freed memory: by default it returns a large array's pages at once and faults them in again each
+    step.
 
     Where there is no glibc nothing happens.
     """

@@ -1,4 +1,4 @@
-"""`python -m oracle certify`: the whole property of every operation and model, on as many fresh random examples as wanted."""
+"""`python -m oracle certify`: the whole property of every operation and model on fresh random examples."""
 
 import math
 import sys
@@ -15,10 +15,12 @@ HEADING = f"{'operation':24}{'examples':>10}  {'worst q / limit':>16}  {'worst e
 
 
 def certify(names: list[str], examples: int) -> bool:
-    """Fuzz the named cases (all where there are none) with `examples` random examples each, print a row a case; whether all are right.
+    """Fuzz the named cases (all where there are none) with `examples` random examples each, print a row a case; whether
+    all are right.
 
-    q is the error in units of rounding, see `oracle.compare`; shown is the q that came closest to its limit, and the largest absolute
-    error in float32 at any scale. A failure prints the sentence that says what is wrong and how to reproduce it, and ends its row.
+    q is the error in units of rounding, see `oracle.compare`; shown is the q that came closest to its limit, and the
+    largest absolute error in float32 at any scale. A failure prints the sentence that says what is wrong and how to
+    reproduce it, and ends its row.
     """
     cases = CASES | MODEL_CASES
     unknown = [name for name in names if name not in cases]
