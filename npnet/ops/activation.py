@@ -18,8 +18,9 @@ def tanh(x):
 def tanh_backward(dy, cache):
     """dx = dy (1 - y^2).
 
-    tanh = sinh/cosh, and the quotient rule gives (cosh^2 - sinh^2)/cosh^2 = 1 - tanh^2: the result is enough, x is not kept.
-    PyTorch's vectorised kernel rounds 1 - y*y once (a fused multiply-add), so the last bit may differ from its gradient.
+    tanh = sinh/cosh, and the quotient rule gives (cosh^2 - sinh^2)/cosh^2 = 1 - tanh^2: the result is enough, x is not
+    kept. PyTorch's vectorised kernel rounds 1 - y*y once (a fused multiply-add), so the last bit may differ from its
+    gradient.
     """
     (y,) = cache
     dx = y * y
@@ -94,7 +95,8 @@ def gelu_backward(dy, cache):
     """dx = dy (s + x s').
 
     The product rule on x s(x). For the tanh form (1 + tanh u)/2 = sigmoid(2u), so ds/du = 2 s (1 - s) and
-    s' = 2 s (1 - s) sqrt(2/pi) (1 + 3 * 0.044715 x^2). For the exact form s' is the normal density exp(-x^2/2) / sqrt(2 pi).
+    s' = 2 s (1 - s) sqrt(2/pi) (1 + 3 * 0.044715 x^2). For the exact form s' is the normal density,
+    exp(-x^2/2) / sqrt(2 pi).
     """
     x, s, approximate = cache
     slope = x * x
@@ -115,7 +117,7 @@ def gelu_backward(dy, cache):
 
 
 def softmax(x):
-    """y = exp(x) / sum(exp(x)) over the last axis, with the row maximum subtracted first so that exp cannot overflow."""
+    """y = exp(x) / sum(exp(x)) over the last axis; the row maximum is subtracted first, so that exp cannot overflow."""
     y = x - x.max(axis=-1, keepdims=True)
     np.exp(y, out=y)
     y /= y.sum(axis=-1, keepdims=True)
@@ -125,9 +127,9 @@ def softmax(x):
 def softmax_backward(dy, cache):
     """dx = y (dy - sum(dy y)), the sum over the last axis.
 
-    dy_i/dx_j = y_i ([i == j] - y_j): raising x_j raises its own numerator and everyone's denominator. Summed against dy:
-    dx_j = sum_i dy_i y_i ([i == j] - y_j) = y_j (dy_j - sum_i dy_i y_i). Adding a constant to x changes nothing, so each row
-    of dx adds up to 0, and the subtracted maximum needs no gradient of its own.
+    dy_i/dx_j = y_i ([i == j] - y_j): raising x_j raises its own numerator and everyone's denominator. Summed against
+    dy: dx_j = sum_i dy_i y_i ([i == j] - y_j) = y_j (dy_j - sum_i dy_i y_i). Adding a constant to x changes nothing, so
+    each row of dx adds up to 0, and the subtracted maximum needs no gradient of its own.
     """
     (y,) = cache
     dx = dy - np.vecdot(dy, y)[..., None]
@@ -138,8 +140,8 @@ def softmax_backward(dy, cache):
 def dropout(x, p, generator):
     """Inverted dropout (Srivastava et al., 2014): y = x m / (1 - p), where each m is 1 with probability 1 - p, else 0.
 
-    The mask is drawn from `generator`, an npnet.random.TorchGenerator: one `rand` an element, kept where it is >= p. Dividing
-    by 1 - p here keeps the mean, so that evaluation needs no scaling. p in [0, 1), else ValueError.
+    The mask is drawn from `generator`, an npnet.random.TorchGenerator: one `rand` an element, kept where it is >= p.
+    Dividing by 1 - p here keeps the mean, so that evaluation needs no scaling. p in [0, 1), else ValueError.
     """
     if not 0 <= p < 1:
         raise ValueError(f"dropout: p must be in [0, 1), got {p}")

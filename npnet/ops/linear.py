@@ -1,7 +1,7 @@
 """Embedding and linear: the two operations that hold most of a network's parameters.
 
-Both end in a sum over every row of the batch. It is written as a matrix product, which NumPy hands to BLAS: `dy.sum(0)` and
-`np.add.at` give the same numbers several times slower at these sizes.
+Both end in a sum over every row of the batch. It is written as a matrix product, which NumPy hands to BLAS: `dy.sum(0)`
+and `np.add.at` give the same numbers several times slower at these sizes.
 """
 
 import numpy as np
@@ -13,8 +13,8 @@ _ONE_HOT_ROWS = 512
 def embedding(ids, table):
     """Look up rows: y[..., :] = table[ids[...], :].
 
-    ids (...,) integers in [0, V), table (V, C) -> y (..., C). An id outside is a ValueError: NumPy alone would count a negative
-    one from the end.
+    ids (...,) integers in [0, V), table (V, C) -> y (..., C). An id outside is a ValueError: NumPy alone would count a
+    negative one from the end.
     """
     try:
         if np.minimum.reduce(ids, axis=None, initial=0) < 0:
@@ -36,7 +36,7 @@ def embedding_backward(dy, cache, out=None):
     ids = ids.reshape(-1)
     dy = dy.reshape(-1, C)
     if V <= _ONE_HOT_ROWS:
-        onehot = (ids[:, None] == np.arange(V)).astype(dy.dtype)
+        onehot = np.eye(V, dtype=dy.dtype).take(ids, axis=0)
         return np.matmul(onehot.T, dy, out=out)
     dtable = np.empty((V, C), dy.dtype) if out is None else out
     dtable.fill(0)
@@ -47,8 +47,8 @@ def embedding_backward(dy, cache, out=None):
 def linear(x, w, b=None):
     """y = x @ w + b.
 
-    x (..., I), w (I, O), b (O,) or None -> y (..., O). Leading axes are flattened into one, so that any of them costs a single
-    matrix product. The weight is (fan_in, fan_out), the transpose of torch.nn.Linear's.
+    x (..., I), w (I, O), b (O,) or None -> y (..., O). Leading axes are flattened into one, so that any of them costs a
+    single matrix product. The weight is (fan_in, fan_out), the transpose of torch.nn.Linear's.
     """
     rows = x.reshape(-1, x.shape[-1])
     y = rows @ w
@@ -60,8 +60,8 @@ def linear(x, w, b=None):
 def linear_backward(dy, cache, out=None):
     """dy (..., O) -> dx (..., I), dw (I, O) and, with a bias, db (O,). `out` places (dw, db), or (dw,) without a bias.
 
-    Element by element y[n, o] = sum_i x[n, i] w[i, o] + b[o]. Each factor's gradient is dy times the other factor, summed over
-    the index that the factor does not have:
+    Element by element y[n, o] = sum_i x[n, i] w[i, o] + b[o]. Each factor's gradient is dy times the other factor,
+    summed over the index that the factor does not have:
         dx[n, i] = sum_o dy[n, o] w[i, o]      = dy @ w^T
         dw[i, o] = sum_n x[n, i] dy[n, o]      = x^T @ dy
         db[o]    = sum_n dy[n, o]              = ones @ dy

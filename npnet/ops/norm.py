@@ -1,23 +1,24 @@
 """Normalisations: batch norm over everything but the channels, layer norm and rms norm over the channels.
 
-x (..., C), gain (C,), bias (C,) -> y (..., C). Means are products with a vector of ones: BLAS adds faster than `mean` does.
+x (..., C), gain (C,), bias (C,) -> y (..., C). Means are products with a vector of ones, which
+BLAS adds faster than `mean` does.
 
-All three backward passes have one shape. With xhat = (x - mean) inv and g = dy * gain, the gradient of xhat, x reaches the loss
-directly, through the mean and through the variance:
+All three backward passes have one shape. With xhat = (x - mean) inv and g = dy * gain, the gradient of xhat, x reaches
+the loss directly, through the mean and through the variance:
     dx = inv (g  -  mean(g)  -  xhat mean(g xhat)).
-The second term is there because the mean moves with every x, the third because the scale does; without a subtracted mean (rms
-norm) the second goes, and with the unbiased variance the last mean divides by n - 1.
+The second term is there because the mean moves with every x, the third because the scale does; without a subtracted
+mean (rms norm) the second goes, and with the unbiased variance the last mean divides by n - 1.
 """
 
 import numpy as np
 
 
 def batch_norm(x, gain, bias, eps=1e-5, unbiased=True):
-    """y = gain (x - mean) / sqrt(var + eps) + bias, mean and var over all n rows of the batch (Ioffe and Szegedy, 2015).
+    """y = gain (x - mean) / sqrt(var + eps) + bias, mean and var over the n rows (Ioffe and Szegedy, 2015).
 
-    x (..., C), gain (C,), bias (C,) -> y (..., C). unbiased=True divides the squares by n - 1 (Bessel), as the notebook has it;
-    False divides by n, as torch.nn.BatchNorm1d normalises. n = 1 has no variance: ValueError. For running statistics the last
-    two entries of the cache are the batch's mean and its unbiased variance, both (C,).
+    x (..., C), gain (C,), bias (C,) -> y (..., C). unbiased=True divides the squares by n - 1 (Bessel), as the notebook
+    has it; False divides by n, as torch.nn.BatchNorm1d normalises. n = 1 has no variance: ValueError. For running
+    statistics the last two entries of the cache are the batch's mean and its unbiased variance, both (C,).
     """
     C = x.shape[-1]
     rows = x.reshape(-1, C)
@@ -64,7 +65,7 @@ def batch_norm_backward(dy, cache, out=None):
 
 
 def batch_norm_inference(x, gain, bias, mean, var, eps=1e-5):
-    """y = gain (x - mean) / sqrt(var + eps) + bias with statistics that are given, not the batch's: mean (C,), var (C,)."""
+    """y = gain (x - mean) / sqrt(var + eps) + bias with given statistics, not the batch's: mean (C,), var (C,)."""
     inv = var + eps
     np.sqrt(inv, out=inv)
     np.reciprocal(inv, out=inv)
@@ -78,8 +79,8 @@ def batch_norm_inference(x, gain, bias, mean, var, eps=1e-5):
 def batch_norm_inference_backward(dy, cache):
     """dy (..., C) -> dx (..., C), dgain (C,), dbias (C,), dmean (C,), dvar (C,).
 
-    With fixed statistics y is a line in x, slope gain inv, so dx = dy gain inv; the mean enters with the opposite sign and is
-    shared by every row; inv = (var + eps)^(-1/2) has slope -inv^3 / 2, and (x - mean) inv^3 = xhat inv^2.
+    With fixed statistics y is a line in x, slope gain inv, so dx = dy gain inv; the mean enters with the opposite sign
+    and is shared by every row; inv = (var + eps)^(-1/2) has slope -inv^3 / 2, and (x - mean) inv^3 = xhat inv^2.
     """
     xhat, gain, inv = cache
     C = len(gain)
@@ -92,7 +93,7 @@ def batch_norm_inference_backward(dy, cache):
 
 
 def layer_norm(x, gain, bias, eps=1e-5):
-    """y = gain (x - mean) / sqrt(var + eps) + bias, mean and biased var over the channels of each row (Ba et al., 2016).
+    """y = gain (x - mean) / sqrt(var + eps) + bias, mean and biased var over each row's channels (Ba et al., 2016).
 
     x (..., C), gain (C,), bias (C,) -> y (..., C).
     """
@@ -111,8 +112,9 @@ def layer_norm(x, gain, bias, eps=1e-5):
 def layer_norm_backward(dy, cache, out=None):
     """dy (..., C) -> dx (..., C), dgain (C,), dbias (C,). `out` places (dgain, dbias).
 
-    dgain = sum dy xhat and dbias = sum dy over the rows, which share them. Within a row g = dy gain is the gradient of xhat, and
-    dx = inv (g - mean(g) - xhat mean(g xhat)): batch norm's derivation with the channels of one row in the place of the batch.
+    dgain = sum dy xhat and dbias = sum dy over the rows, which share them. Within a row g = dy gain is the gradient of
+    xhat, and dx = inv (g - mean(g) - xhat mean(g xhat)): batch norm's derivation with the channels of one row in the
+    place of the batch.
     """
     xhat, gain, inv = cache
     shape = dy.shape

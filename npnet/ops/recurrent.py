@@ -1,11 +1,12 @@
 """Recurrent cells unrolled over time, with the gradient through time and into the learned initial state.
 
-x (..., T, C) -> h (..., T, H); the initial state is (H,), shared by every sequence of the batch, or (B, H), one for each. A gate's weight multiplies
-[x_t, h_{t-1}] side by side, so w is (C + H, gates * H): its first C rows read the input, the last H rows the state. The input's
-part of every product is one large product before the loop; only the state's part is inside it.
+x (..., T, C) -> h (..., T, H); the initial state is (H,), shared by every sequence of the batch, or (B, H), one for
+each. A gate's weight multiplies [x_t, h_{t-1}] side by side, so w is (C + H, gates * H): its first C rows read the
+input, the last H rows the state. The input's part of every product is one large product before the loop; only the
+state's part is inside it.
 
-All backward passes run the loop from the last step to the first. dh, the gradient of h_t, has two sources: the output at t, and
-everything that came after, handed down as the gradient of the next step's h_{t-1}.
+All backward passes run the loop from the last step to the first. dh, the gradient of h_t, has two sources: the output
+at t, and everything that came after, handed down as the gradient of the next step's h_{t-1}.
 """
 
 import numpy as np
@@ -29,8 +30,9 @@ def rnn(x, h0, w, b):
 def rnn_backward(dy, cache):
     """dy (..., T, H) -> dx (..., T, C), dh0 (H,), dw (C + H, H), db (H,).
 
-    At each t: dh = dy_t + (what step t + 1 hands down), da = dh (1 - h_t^2) through the tanh, and da @ w_h^T is handed down.
-    w, b and h0 are used at every step or by every sequence, so their gradients are sums: linear's backward on all steps at once.
+    At each t: dh = dy_t + (what step t + 1 hands down), da = dh (1 - h_t^2) through the tanh, and da @ w_h^T is handed
+    down. w, b and h0 are used at every step or by every sequence, so their gradients are sums: linear's backward on all
+    steps at once.
     """
     xt, h, w, shape, state_ndim = cache
     dy = _time_first(dy)
@@ -91,6 +93,7 @@ def gru_backward(dy, cache):
     H = h.shape[-1]
     wh = w[xt.shape[-1] :]
     w_gates, w_candidate = wh[:, : 2 * H], wh[:, 2 * H :]
+    slope = _slopes(gates, H)
     da = np.empty_like(gates)
     dh = np.zeros_like(dy[0])
     for t in reversed(range(len(dy))):
@@ -98,15 +101,12 @@ def gru_backward(dy, cache):
         daz, dar, dac = da[t, :, :H], da[t, :, H : 2 * H], da[t, :, 2 * H :]
         dh += dy[t]
         np.multiply(dh, z, out=dac)
-        dac *= 1 - c * c
+        dac *= slope[t, :, 2 * H :]
         dreset = dac @ w_candidate.T
         np.subtract(c, h[t], out=daz)
         daz *= dh
-        daz *= z
-        daz *= 1 - z
         np.multiply(dreset, h[t], out=dar)
-        dar *= r
-        dar *= 1 - r
+        da[t, :, : 2 * H] *= slope[t, :, : 2 * H]
         dh *= 1 - z
         dreset *= r
         dh += dreset
@@ -123,8 +123,9 @@ def lstm(x, h0, c0, w, b):
         c_t = f c_{t-1} + i g        the cell
         h_t = o tanh(c_t)
 
-    x (..., T, C), h0 (H,), c0 (H,), w (C + H, 4H) with the columns of i, f, g, o in this order (torch.nn.LSTM's), b (4H,)
-    -> h (..., T, H). torch.nn.LSTM has two biases, whose sum is b. The cache ends with the cells c_0 .. c_T, (T + 1, B, H).
+    x (..., T, C), h0 (H,), c0 (H,), w (C + H, 4H) with the columns of i, f, g, o in this order (torch.nn.LSTM's),
+    b (4H,) -> h (..., T, H). torch.nn.LSTM has two biases, whose sum is b. The cache ends with the cells c_0 .. c_T,
+    (T + 1, B, H).
     """
     xt, a, h = _unroll(x, h0, w, b)
     H = h.shape[-1]
@@ -150,27 +151,31 @@ def lstm_backward(dy, cache):
 
     Two gradients are handed down, dh and dc. Each step is read upwards, with u = tanh(c_t):
         h_t = o u              do = dh u;   dc += dh o (1 - u^2)
-        c_t = f c_{t-1} + i g  df = dc c_{t-1};   di = dc g;   dg = dc i;   f dc is handed down: the path that does not vanish
+        c_t = f c_{t-1} + i g  df = dc c_{t-1};   di = dc g;   dg = dc i;   f dc is handed down
         the gates              da_i = di i (1 - i), da_f and da_o likewise;   da_g = dg (1 - g^2)
         a = [x, h_{t-1}] w     da @ w_h^T is handed down as dh
+    Along c the gradient is only multiplied by f at each step, which is why it need not vanish.
     """
     xt, gates, h, tanh_cell, w, shape, h0_ndim, c0_ndim, cell = cache
     dy = _time_first(dy)
     H = h.shape[-1]
     wh = w[xt.shape[-1] :]
+    slope = _slopes(gates, H)
+    o = gates[..., 3 * H :]
+    slope_cell = o * (1 - tanh_cell * tanh_cell)
     da = np.empty_like(gates)
     dh = np.zeros_like(dy[0])
     dc = np.zeros_like(dh)
     for t in reversed(range(len(dy))):
-        i, f, g, o = (gates[t, :, k * H : (k + 1) * H] for k in range(4))
+        i, f, g = (gates[t, :, k * H : (k + 1) * H] for k in range(3))
         dai, daf, dag, dao = (da[t, :, k * H : (k + 1) * H] for k in range(4))
-        u = tanh_cell[t]
         dh += dy[t]
-        dc += dh * o * (1 - u * u)
-        np.multiply(dh * u, o * (1 - o), out=dao)
-        np.multiply(dc * cell[t], f * (1 - f), out=daf)
-        np.multiply(dc * g, i * (1 - i), out=dai)
-        np.multiply(dc * i, 1 - g * g, out=dag)
+        dc += dh * slope_cell[t]
+        np.multiply(dh, tanh_cell[t], out=dao)
+        np.multiply(dc, cell[t], out=daf)
+        np.multiply(dc, g, out=dai)
+        np.multiply(dc, i, out=dag)
+        da[t] *= slope[t]
         dc *= f
         dh = da[t] @ wh.T
     dx, dw, db = _through_input(da, xt, h[:-1], w, shape)
@@ -201,6 +206,15 @@ def _state_gradient(d, ndim):
     return _sum_rows(d) if ndim == 1 else d
 
 
+def _slopes(gates, H):
+    """The slope of every gate at every step, from its value y: y (1 - y), but 1 - y^2 for the third, the tanh."""
+    slope = 1 - gates
+    slope *= gates
+    c = gates[..., 2 * H : 3 * H]
+    slope[..., 2 * H : 3 * H] = 1 - c * c
+    return slope
+
+
 def _unroll(x, h0, w, b):
     """x time first, a[t] = x_t @ w_x + b for every step, and room for h_0 .. h_T with h_0 in place."""
     xt = _time_first(x)
@@ -213,7 +227,8 @@ def _unroll(x, h0, w, b):
 
 
 def _through_input(da, xt, h_before, w, shape):
-    """linear's backward for a = [x, h_before] @ w + b at every step at once -> dx, dw, db; the state's gradient is the loop's."""
+    """linear's backward for a = [x, h_before] @ w + b at every step at once -> dx, dw, db; the state's gradient is the
+    loop's."""
     C = xt.shape[-1]
     rows = _rows(da)
     dw = np.empty_like(w)

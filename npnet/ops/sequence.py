@@ -24,7 +24,8 @@ def causal_mean_backward(dy, cache):
 def flatten_consecutive(x, n):
     """Join every n neighbours in time: (..., T, C) -> (..., T/n, nC), and (..., nC) when T/n is 1.
 
-    A T that n does not divide is a ValueError. The WaveNet of the lectures merges two at a time (van den Oord et al., 2016).
+    A T that n does not divide is a ValueError. The WaveNet of the lectures merges two at a time (van den Oord et al.,
+    2016).
     """
     *lead, T, C = x.shape
     if n < 1 or T % n:
