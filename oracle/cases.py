@@ -21,14 +21,17 @@ from oracle.compare import Mismatch, Result, compare, rounding_scale
 
 # What every example has. Choices stand as often as they are to be drawn; the first is the plainest.
 COMMON: dict[str, tuple] = {
-    "values": ("normal", "normal", "normal", "ties", "constant", "extreme"),
+    "values": ("normal", "normal", "normal", "ties", "constant", "extreme", "wide"),
     "scale": (1.0, 1.0, 1.0, 1e-4, 1e-2, 1e2, 1e4),
     "upstream": (1.0, 1.0, 1e-4, 1e4),
     "layout": ("C", "C", "F", "reversed", "strided", "zero stride"),
 }
 Arrays = dict[str, np.ndarray]
-SIZE = (3, 1, 2, 4, 5, 7)
-LEAD = ((4,), (), (1,), (2,), (3,), (7,), (2, 3), (3, 1), (1, 4), (2, 1, 3))
+# Mostly small, so that an example is quick; the large ones are for what goes wrong from some size on. Where M is
+# measured, hundreds of equal terms with errors in common would need more runs; there the large sizes are edges.
+SMALL = (3, 1, 2, 4, 5, 7)
+SIZE = (*SMALL, 33)
+LEAD = ((4,), (), (1,), (2,), (3,), (7,), (2, 3), (3, 1), (1, 4), (2, 1, 3), (70,))
 EPS = (None, 1e-5, 1e-3, 0.5)  # None: the default of the operation
 
 
@@ -51,6 +54,8 @@ class Draw:
             x[..., 0] = x[(0,) * (x.ndim - 1)] = x.flat[0]
         elif self.values == "extreme":
             x = np.copysign(1e3, x)
+        elif self.values == "wide":  # of every magnitude
+            x *= 10.0 ** self.rng.integers(-12, 1, shape)
         return x
 
     def indices(self, n: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -395,11 +400,11 @@ def draw_sequence(d: Draw, lead, T, C, n=None):
 
 def recurrent(name: str, gates: int, states: tuple[str, ...] = ("h0",)) -> Case:
     draw = functools.partial(draw_recurrent, gates=gates, states=states)
-    return Case(name, draw, {"lead": SEQUENCES, "T": (3, 1, 2, 4), "C": SIZE, "H": SIZE})
+    return Case(name, draw, {"lead": SEQUENCES, "T": (3, 1, 2, 4), "C": SMALL, "H": SMALL})
 
 
 ROWS = {"lead": LEAD, "C": SIZE}
-BATCHES = ((4,), (2,), (3,), (7,), (2, 3), (3, 1, 2), (1, 4))  # at least two rows
+BATCHES = ((4,), (2,), (3,), (7,), (2, 3), (3, 1, 2), (1, 4), (70,))  # at least two rows
 SEQUENCES = ((3,), (), (1,), (4,), (2, 3))
 
 CASES: dict[str, Case] = {
@@ -439,7 +444,7 @@ CASES: dict[str, Case] = {
         Case(
             "causal_attention",
             draw_attention,
-            {"lead": SEQUENCES, "T": SIZE, "n_head": (2, 1, 3), "D": (3, 1, 2, 4)},
+            {"lead": SEQUENCES, "T": SMALL, "n_head": (2, 1, 3), "D": (3, 1, 2, 4)},
             batched=("qkv", "y"),
         ),
         recurrent("rnn", 1),
@@ -489,11 +494,15 @@ EDGES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("causal_attention", "ties", {"values": "ties", "T": 7}),
     ("causal_attention", "scores beyond exp", {"scale": 1e2, "T": 5}),
     ("causal_attention", "scores beyond exp in float32 alone", {"scale": 1e1, "T": 5}),
+    ("causal_attention", "long, with wide heads", {"lead": (2,), "T": 33, "D": 17}),
     ("rnn", "one step", {"T": 1}),
+    ("rnn", "long and wide", {"lead": (20,), "T": 19, "C": 33, "H": 20, "scale": 0.1}),
     ("rnn", "saturated", {"values": "extreme"}),
     ("gru", "one step", {"T": 1}),
+    ("gru", "long and wide", {"lead": (20,), "T": 19, "C": 33, "H": 20, "scale": 0.1}),
     ("gru", "saturated", {"values": "extreme"}),
     ("lstm", "one step", {"T": 1}),
+    ("lstm", "long and wide", {"lead": (20,), "T": 19, "C": 33, "H": 20, "scale": 0.1}),
     ("lstm", "saturated", {"values": "extreme"}),
     ("causal_mean", "one position", {"T": 1}),
     ("flatten_consecutive", "all of the time at once", {"T": 1, "n": 3}),

@@ -227,7 +227,7 @@ WRONG: tuple[Wrong, ...] = (
         (MEAN, "dx", "backward", "np.vecdot(dy, y)[..., None]", "(dy * y).mean(-1, keepdims=True)",
          "the mean over the row for the sum"),
         (ORDER, "dx", "backward", "np.vecdot(dy, y)[..., None]", "(dy * y).sum(0)", "the sum over the batch"),
-        (SHAPE, "dx", "backward", "np.vecdot(dy, y)[..., None]", "np.vecdot(dy, y)",
+        (SHAPE, "", "backward", "np.vecdot(dy, y)[..., None]", "np.vecdot(dy, y)",
          "keepdims missing: fits only where rows and columns are as many"),
         (SIGN, "dx", "backward", "dy - np.vecdot", "dy + np.vecdot", "the row's sum added"),
         (VALUE, "dx", "backward", "np.vecdot(dy, y)[..., None]", "dy.sum(-1, keepdims=True)",
