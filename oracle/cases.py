@@ -22,7 +22,7 @@ from oracle.compare import Mismatch, Result, compare, rounding_scale
 # What every example has. Choices stand as often as they are to be drawn; the first is the plainest.
 COMMON: dict[str, tuple] = {
     "values": ("normal", "normal", "normal", "ties", "constant", "extreme", "wide"),
-    "scale": (1.0, 1.0, 1.0, 1e-4, 1e-2, 1e2, 1e4),
+    "scale": (1.0, 1.0, 1.0, 1e-4, 1e-2, 1e1, 1e2, 1e4),
     "upstream": (1.0, 1.0, 1e-4, 1e4),
     "layout": ("C", "C", "F", "reversed", "strided", "zero stride"),
 }
@@ -174,7 +174,8 @@ class Trial:
             with np.errstate(over="raise", divide="raise", invalid="raise"):
                 return function(*arguments, **options)
         except Exception as error:
-            self.fail(f"{getattr(function, '__name__', function)} raised {type(error).__name__}: {error}.", cause=error)
+            name = getattr(getattr(function, "func", function), "__name__", function)
+            self.fail(f"{name} raised {type(error).__name__}: {error}.", cause=error)
 
     def gradients(self, dy: Any, cache: Any, **options: Any) -> dict[str, np.ndarray]:
         found = self.call(self.backward, dy, cache, **options)

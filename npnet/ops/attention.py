@@ -33,7 +33,9 @@ def causal_attention(qkv, n_head):
     else:
         p = np.where(mask != 0, p, -np.inf)
         shift = p.max(axis=-1, keepdims=True)
-        shift[np.abs(shift) <= _SAFE_SCORE] = 0  # as above: what is later must not change how a row is rounded
+        low = np.where(mask != 0, p, np.inf).min(axis=-1, keepdims=True)
+        # As above, row by row: a later position must not change how an earlier one is rounded.
+        shift[np.maximum(shift, -low) <= _SAFE_SCORE] = 0
         p -= shift
         np.exp(p, out=p)
     p /= (p @ np.ones(T, qkv.dtype))[..., None]
