@@ -1,16 +1,18 @@
-"""Time of a training step (loss, every gradient, optimiser update): npnet against torch and JAX, on one core.
+"""Time of a training step (loss, every gradient, optimiser update): npnet against torch and JAX, on
+one core.
 
     python benchmarks/step_time.py [MODEL ...] [-i names.txt] [--compile] [--lean]
 
-All run in one process and take turns, a few steps at a time, on the same batches. A time is the median of a step, in
-microseconds of processor time, which other programs disturb least; a ratio is the median over the turns, below 1
-where npnet is faster. Importing torch changes how memory is allocated, so `lean` is npnet in a process without it.
+All run in one process and take turns, a few steps at a time, on the same batches. A time is the
+median of a step, in microseconds of processor time, which other programs disturb least; a ratio is
+the median over the turns, below 1 where npnet is faster. Importing torch changes how memory is
+allocated, so `lean` is npnet in a process without it.
 
-The torch side is what its user would write: torch.nn, autograd and torch.optim with their defaults. Where torch.nn
-has no such module it is written out: gru is makemore's cell, and mlp normalises by n - 1 as the notebook does, while
-mlp_module has nn.BatchNorm1d, which divides by n. In JAX the whole step is one jitted function. Each library chooses
-its kernels for the processor; OPENBLAS_CORETYPE in the environment would choose NumPy's, and is named above the
-table.
+The torch side is what its user would write: torch.nn, autograd and torch.optim with their defaults.
+Where torch.nn has no such module it is written out: gru is makemore's cell, and mlp normalises by n
+- 1 as the notebook does, while mlp_module has nn.BatchNorm1d, which divides by n. In JAX the whole
+step is one jitted function. Each library chooses its kernels for the processor; OPENBLAS_CORETYPE
+in the environment would choose NumPy's, and is named above the table.
 """
 
 import argparse
@@ -32,7 +34,9 @@ from npnet.presets import PRESETS  # noqa: E402
 
 # A row of the table -> the preset whose model, optimiser and batches it has
 ROWS = {"mlp": "part4", "mlp_module": "part4", "wavenet": "part5", "mlp_makemore": "makemore-mlp"}
-ROWS |= {name: f"makemore-{name}" for name in ("bigram", "bow", "rnn", "gru", "lstm", "transformer")}
+ROWS |= {
+    name: f"makemore-{name}" for name in ("bigram", "bow", "rnn", "gru", "lstm", "transformer")
+}
 ROWS |= {"microgpt": "microgpt"}
 N_BATCHES = 64
 
@@ -88,7 +92,10 @@ def torch_step(row, run, batches, compiled=False):
     class Recurrent(nn.Module):
         def __init__(self, cell, n_state):
             super().__init__()
-            self.cell, self.start = cell(C, H, batch_first=True), nn.Parameter(torch.zeros(n_state, 1, 1, H))
+            self.cell, self.start = (
+                cell(C, H, batch_first=True),
+                nn.Parameter(torch.zeros(n_state, 1, 1, H)),
+            )
 
         def forward(self, x):
             state = self.start.expand(-1, 1, len(x), H).contiguous().unbind()
@@ -115,12 +122,16 @@ def torch_step(row, run, batches, compiled=False):
 
         def forward(self, x):
             q, k, v = self.qkv(x).unflatten(-1, (3, c.n_head, -1)).permute(2, 0, 3, 1, 4)
-            return self.projection(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(-2))
+            return self.projection(
+                F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(-2)
+            )
 
     def blocks(norm, activation, bias):
         for _ in range(c.n_layer):
             yield Residual(norm(C), Attention(bias))
-            yield Residual(norm(C), nn.Linear(C, 4 * C, bias), activation, nn.Linear(4 * C, C, bias))
+            yield Residual(
+                norm(C), nn.Linear(C, 4 * C, bias), activation, nn.Linear(4 * C, C, bias)
+            )
 
     def network():
         if row == "bigram":
@@ -132,11 +143,21 @@ def torch_step(row, run, batches, compiled=False):
         if row == "wavenet":
             widths = [C] + [H] * (T.bit_length() - 2)
             join = Apply(lambda x: x.view(len(x), x.shape[1] // 2, -1))
-            stages = [nn.Sequential(join, nn.Linear(2 * w, H, bias=False), NormRows(H), nn.Tanh()) for w in widths]
+            stages = [
+                nn.Sequential(join, nn.Linear(2 * w, H, bias=False), NormRows(H), nn.Tanh())
+                for w in widths
+            ]
             return [nn.Embedding(V, C), *stages, nn.Flatten(), nn.Linear(H, V)]
         if row == "mlp_makemore":
             windows = Apply(lambda x: F.pad(x, (T - 1, 0), value=V).unfold(-1, T, 1).flip(-1))
-            return [windows, nn.Embedding(V + 1, C), nn.Flatten(2), nn.Linear(T * C, H), nn.Tanh(), nn.Linear(H, V)]
+            return [
+                windows,
+                nn.Embedding(V + 1, C),
+                nn.Flatten(2),
+                nn.Linear(T * C, H),
+                nn.Tanh(),
+                nn.Linear(H, V),
+            ]
         if row == "bow":
             weight = torch.ones(T, T).tril() / torch.arange(1, T + 1)[:, None]
             mlp = Residual(nn.Linear(C, H), nn.Tanh(), nn.Linear(H, C))
@@ -146,13 +167,24 @@ def torch_step(row, run, batches, compiled=False):
             return [Positional(), *layers, nn.LayerNorm(C), nn.Linear(C, V, bias=False)]
         if row == "microgpt":
             norm = lambda width: nn.RMSNorm(width, eps=1e-5, elementwise_affine=False)
-            return [Positional(), norm(C), *blocks(norm, nn.ReLU(), False), nn.Linear(C, V, bias=False)]
-        cells = {"rnn": lambda: Recurrent(nn.RNN, 1), "lstm": lambda: Recurrent(nn.LSTM, 2), "gru": MakemoreGRU}
+            return [
+                Positional(),
+                norm(C),
+                *blocks(norm, nn.ReLU(), False),
+                nn.Linear(C, V, bias=False),
+            ]
+        cells = {
+            "rnn": lambda: Recurrent(nn.RNN, 1),
+            "lstm": lambda: Recurrent(nn.LSTM, 2),
+            "gru": MakemoreGRU,
+        }
         return [nn.Embedding(V, C), cells[row](), nn.Linear(H, V)]
 
     model = nn.Sequential(*network()).to(getattr(torch, c.dtype))
     if hasattr(ours, "betas"):
-        optimizer = torch.optim.AdamW(model.parameters(), lr, ours.betas, weight_decay=ours.weight_decay)
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr, ours.betas, weight_decay=ours.weight_decay
+        )
     else:
         optimizer = torch.optim.SGD(model.parameters(), lr)
     forward = torch.compile(model) if compiled else model
@@ -175,7 +207,9 @@ def jax_step(row, run, batches):
     from jax import lax, nn
     from jax.tree import map as tree_map
 
-    jax.config.update("jax_enable_x64", True)  # microgpt's numbers are float64; all others stay what they are
+    jax.config.update(
+        "jax_enable_x64", True
+    )  # microgpt's numbers are float64; all others stay what they are
     c, lr, ours = run.model.config, run.schedule(0), run.optimizer
     T, H = c.block_size, c.n_embd2
 
@@ -199,7 +233,9 @@ def jax_step(row, run, batches):
                 h = jnp.tanh(xh @ w + b)
             elif row == "gru":
                 z, r = jnp.split(nn.sigmoid(xh @ w[:, : 2 * H] + b[: 2 * H]), 2, -1)
-                h += z * (jnp.tanh(jnp.concatenate([x, r * h], -1) @ w[:, 2 * H :] + b[2 * H :]) - h)
+                h += z * (
+                    jnp.tanh(jnp.concatenate([x, r * h], -1) @ w[:, 2 * H :] + b[2 * H :]) - h
+                )
             else:
                 i, f, g, o = jnp.split(xh @ w + b, 4, -1)
                 memory = nn.sigmoid(f) * memory + nn.sigmoid(i) * jnp.tanh(g)
@@ -217,14 +253,20 @@ def jax_step(row, run, batches):
             for block in (f"blocks.{i}" for i in range(c.n_layer)):
                 qkv = linear(f"{block}.attention.qkv", norm(f"{block}.attention.norm", h))
                 h += linear(f"{block}.attention.projection", attention(qkv))
-                h += linear(f"{block}.mlp.down", activation(linear(f"{block}.mlp.up", norm(f"{block}.mlp.norm", h))))
+                h += linear(
+                    f"{block}.mlp.down",
+                    activation(linear(f"{block}.mlp.up", norm(f"{block}.mlp.norm", h))),
+                )
             return linear("head", h if row == "microgpt" else norm("norm", h))
         if row == "mlp_makemore":
             x = jnp.pad(x, ((0, 0), (T - 1, 0)), constant_values=c.vocab_size)
             x = x[:, T - 1 + jnp.arange(T)[:, None] - jnp.arange(T)]
         h = p["embedding.weight"][x]
         if row in ("rnn", "gru", "lstm"):
-            start = [jnp.tile(p.get(f"cell.{name}", 0), (len(x), 1)) for name in ("initial", "initial_cell")]
+            start = [
+                jnp.tile(p.get(f"cell.{name}", 0), (len(x), 1))
+                for name in ("initial", "initial_cell")
+            ]
             return linear("head", lax.scan(cell, tuple(start), h.swapaxes(0, 1))[1].swapaxes(0, 1))
         if row == "wavenet":
             for stage in (f"stages.{i}" for i in range(T.bit_length() - 1)):
@@ -249,7 +291,9 @@ def jax_step(row, run, batches):
         m = tree_map(lambda m, g: beta1 * m + (1 - beta1) * g, m, g)
         v = tree_map(lambda v, g: beta2 * v + (1 - beta2) * g * g, v, g)
         scale1, scale2, keep = 1 / (1 - beta1**t), 1 / (1 - beta2**t), 1 - lr * ours.weight_decay
-        p = tree_map(lambda p, m, v: keep * p - lr * (m * scale1) / (jnp.sqrt(v * scale2) + 1e-8), p, m, v)
+        p = tree_map(
+            lambda p, m, v: keep * p - lr * (m * scale1) / (jnp.sqrt(v * scale2) + 1e-8), p, m, v
+        )
         return p, (m, v, t), value
 
     p = {name: jnp.array(array) for name, array in run.model.parameters().items()}
@@ -265,7 +309,8 @@ def jax_step(row, run, batches):
 
 
 def take_turns(steps, seconds):
-    """Each step in turn for 20 ms or three calls, about `seconds` each in all -> the medians of its turns."""
+    """Each step in turn for 20 ms or three calls, about `seconds` each in all -> the medians of its
+    turns."""
     for step in steps.values():
         for _ in range(N_BATCHES):  # every shape is compiled, every buffer there
             step()
@@ -296,11 +341,24 @@ def import_time(statement, before=""):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"some of {', '.join(ROWS)} (default: all)")
-    parser.add_argument("-i", "--input-file", default=NAMES, help="words, one a line (default: the names.txt of npnet)")
-    parser.add_argument("--seconds", type=float, default=1.0, help="time for each library and model (default: 1)")
-    parser.add_argument("--compile", action="store_true", help="torch.compile as well, which is slow to build")
-    parser.add_argument("--lean", action="store_true", help="npnet alone, in a process without torch")
+    parser.add_argument(
+        "models", nargs="*", metavar="MODEL", help=f"some of {', '.join(ROWS)} (default: all)"
+    )
+    parser.add_argument(
+        "-i",
+        "--input-file",
+        default=NAMES,
+        help="words, one a line (default: the names.txt of npnet)",
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, help="time for each library and model (default: 1)"
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="torch.compile as well, which is slow to build"
+    )
+    parser.add_argument(
+        "--lean", action="store_true", help="npnet alone, in a process without torch"
+    )
     args = parser.parse_args()
     if unknown := set(args.models) - set(ROWS):
         parser.error(f"unknown model {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
@@ -316,7 +374,10 @@ def main():
     first = [] if args.lean else ["lean"]
     if kernels := os.environ.get("OPENBLAS_CORETYPE"):
         print(f"OPENBLAS_CORETYPE={kernels} in the environment: NumPy's products use these kernels")
-    print(f"{'us a step':14}", *(f"{name:>10}" for name in (*first, *libraries, *(f"/ {name}" for name in others))))
+    print(
+        f"{'us a step':14}",
+        *(f"{name:>10}" for name in (*first, *libraries, *(f"/ {name}" for name in others))),
+    )
     words = read_words(args.input_file)
     for row in args.models or ROWS:
         times = []
@@ -325,15 +386,29 @@ def main():
             times = [float(python(__file__, row, *options).split()[-1])]
         run = PRESETS[ROWS[row]].prepare(words)
         batches = list(islice(run.batches(0), N_BATCHES))
-        turns = take_turns({name: make(row, run, batches) for name, make in libraries.items()}, args.seconds)
+        turns = take_turns(
+            {name: make(row, run, batches) for name, make in libraries.items()}, args.seconds
+        )
         times += [median(turn) for turn in turns.values()]
-        ratios = [median(a / b for a, b in zip(turns["npnet"], turns[name], strict=True)) for name in others]
-        print(f"{row:14}", *(f"{time:10.0f}" for time in times), *(f"{ratio:10.2f}" for ratio in ratios), flush=True)
+        ratios = [
+            median(a / b for a, b in zip(turns["npnet"], turns[name], strict=True))
+            for name in others
+        ]
+        print(
+            f"{row:14}",
+            *(f"{time:10.0f}" for time in times),
+            *(f"{ratio:10.2f}" for ratio in ratios),
+            flush=True,
+        )
     if not args.lean:
         print(f"import numpy {import_time('import numpy'):.0f} ms, and then", end=" ")
         print(f"npnet {import_time('import npnet', 'import numpy'):.1f} ms,", end=" ")
-        print(f"all its modules {import_time('from npnet import *', 'import numpy'):.0f} ms", end="")
-        print(f"; import torch {import_time('import torch'):.0f} ms" if "torch" in libraries else "")
+        print(
+            f"all its modules {import_time('from npnet import *', 'import numpy'):.0f} ms", end=""
+        )
+        print(
+            f"; import torch {import_time('import torch'):.0f} ms" if "torch" in libraries else ""
+        )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""Which habit of testing a gradient catches which mistake: prints the table of docs/proof.md, in Markdown.
+"""Which habit of testing a gradient catches which mistake: prints the table of docs/proof.md, in
+Markdown.
 
     python docs/habits.py [EXAMPLES]
 
-Every wrong backward pass of tests/wrong_backwards.py is put to every habit, on the same number of random examples. The
-first columns change one thing each against a comparison that has none of these habits. A habit that would reject
-correct code is no test at all, so a tolerance that has to be chosen is the smallest power of ten that every correct
-pass satisfies.
+Every wrong backward pass of tests/wrong_backwards.py is put to every habit, on the same number of
+random examples. The first columns change one thing each against a comparison that has none of these
+habits. A habit that would reject correct code is no test at all, so a tolerance that has to be
+chosen is the smallest power of ten that every correct pass satisfies.
 """
 
 import collections
@@ -27,7 +28,18 @@ from oracle.compare import compare, rounding_scale
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 registry = importlib.import_module("wrong_backwards")
 
-FIXED = {"lead": (4,), "T": 4, "C": 3, "H": 5, "V": 7, "D": 2, "n": 2, "n_head": 2, "n_layer": 2, "block_size": 4}
+FIXED = {
+    "lead": (4,),
+    "T": 4,
+    "C": 3,
+    "H": 5,
+    "V": 7,
+    "D": 2,
+    "n": 2,
+    "n_head": 2,
+    "n_layer": 2,
+    "block_size": 4,
+}
 
 
 @dataclass(frozen=True)
@@ -36,10 +48,14 @@ class Habit:
 
     name: str
     ones: bool = False  # dy is ones, as `y.sum().backward()` has it, and a loss is the last value
-    library: bool = False  # gain 1, bias and first state 0, a model's parameters as they are first drawn
+    library: bool = (
+        False  # gain 1, bias and first state 0, a model's parameters as they are first drawn
+    )
     fixed: bool = False  # one set of sizes
     single: bool = False  # float32 against float32 instead of float64 against float64
-    tolerance: float | None = None  # of np.allclose, absolute and relative; None: the bound of oracle.compare
+    tolerance: float | None = (
+        None  # of np.allclose, absolute and relative; None: the bound of oracle.compare
+    )
 
 
 HABITS = (
@@ -66,14 +82,17 @@ class Trial:
 
 
 def prepare(case: Case, habit: Habit, rng: np.random.Generator) -> Trial:
-    """A random example as the habit draws it; of unit scale where a tolerance is fixed, or no tolerance would do."""
+    """A random example as the habit draws it; of unit scale where a tolerance is fixed, or no
+    tolerance would do."""
     example = case.example(rng)
     if habit.fixed:
         example |= {name: size for name, size in FIXED.items() if name in example}
     if habit.tolerance is not None:
         example |= {"values": "normal", "scale": 1.0, "upstream": 1.0}
     draws = Draw(example["seed"], example["values"], example["scale"])
-    inputs, options = case.draw(draws, **{name: example[name] for name in example.keys() - {"seed", *COMMON}})
+    inputs, options = case.draw(
+        draws, **{name: example[name] for name in example.keys() - {"seed", *COMMON}}
+    )
     if habit.library:
         inputs |= first_values(case, inputs, options, example["seed"])
     dtype = np.float32 if habit.single else np.float64
@@ -90,7 +109,9 @@ def prepare(case: Case, habit: Habit, rng: np.random.Generator) -> Trial:
     dy = np.ones(tuple(y.shape), dtype) if habit.ones else np.asarray(dy, dtype)
     if habit.tolerance is None:
         formula = getattr(reference, f"{case.name}_scale", None)
-        expected, scales = rounding_scale(values_and_gradients, [*inputs.values(), dy], runs=0 if formula else 8)
+        expected, scales = rounding_scale(
+            values_and_gradients, [*inputs.values(), dy], runs=0 if formula else 8
+        )
         if formula:
             tensors = [torch.from_numpy(np.array(a)) for a in inputs.values()]
             scales = [m.numpy() for m in formula(torch.as_tensor(dy), *tensors, **options)]
@@ -98,16 +119,22 @@ def prepare(case: Case, habit: Habit, rng: np.random.Generator) -> Trial:
         tensors = [torch.from_numpy(np.array(a)) for a in (*inputs.values(), dy)]
         expected = [v.detach().numpy() for v in values_and_gradients(*tensors)]
         scales = []
-    return Trial(list(inputs.values()), options, dy, expected, scales, max(a.size for a in inputs.values()))
+    return Trial(
+        list(inputs.values()), options, dy, expected, scales, max(a.size for a in inputs.values())
+    )
 
 
-def first_values(case: Case, inputs: dict[str, Any], options: dict[str, Any], seed: int) -> dict[str, np.ndarray]:
+def first_values(
+    case: Case, inputs: dict[str, Any], options: dict[str, Any], seed: int
+) -> dict[str, np.ndarray]:
     """What a library starts from."""
     if case.name.startswith("models."):
         model = build(case.name.removeprefix("models."), options["config"], TorchGenerator(seed))
         return {name: array.copy() for name, array in model.parameters().items()}
     start = {"gain": 1.0, "bias": 0.0, "b": 0.0, "h0": 0.0, "c0": 0.0, "mean": 0.0, "var": 1.0}
-    return {name: np.full_like(inputs[name], value) for name, value in start.items() if name in inputs}
+    return {
+        name: np.full_like(inputs[name], value) for name, value in start.items() if name in inputs
+    }
 
 
 def found(case: Case, trial: Trial) -> list[Any]:
@@ -123,7 +150,10 @@ def accepts(habit: Habit, tolerance: float, case: Case, trial: Trial) -> bool:
         got = found(case, trial)
         if habit.tolerance is not None:
             rtol = max(tolerance, 1e-5)
-            return all(np.allclose(g, e, rtol=rtol, atol=tolerance) for g, e in zip(got, trial.expected, strict=True))
+            return all(
+                np.allclose(g, e, rtol=rtol, atol=tolerance)
+                for g, e in zip(got, trial.expected, strict=True)
+            )
         upstream = float(np.abs(trial.dy).max())
         triples = zip(got, trial.expected, trial.scales, strict=True)
         # An M that is measured at a library's first values is now and then a few times too small.
@@ -157,7 +187,9 @@ def main(examples: int) -> None:
         for wrong in registry.WRONG:
             case = registry.ALL_CASES[wrong.case]
             with registry.planted(wrong):
-                accepted = all(accepts(habit, tolerance, case, trial) for trial in trials[wrong.case])
+                accepted = all(
+                    accepts(habit, tolerance, case, trial) for trial in trials[wrong.case]
+                )
             caught[habit.name][wrong.kind] += not accepted
     rejected = (wrong for wrong in registry.WRONG if registry.rejection(wrong, examples)[0])
     caught["the whole property"] = collections.Counter(wrong.kind for wrong in rejected)
@@ -166,7 +198,9 @@ def main(examples: int) -> None:
     print(f"| mistake | passes | {' | '.join(caught)} |")
     print(f"|---|{'---:|' * (1 + len(caught))}")
     for kind, count in all_of.items():
-        print(f"| {kind} | {count} | {' | '.join(str(column[kind]) for column in caught.values())} |")
+        print(
+            f"| {kind} | {count} | {' | '.join(str(column[kind]) for column in caught.values())} |"
+        )
     print(
         f"| **caught** | **{all_of.total()}** | {' | '.join(f'**{column.total()}**' for column in caught.values())} |"
     )

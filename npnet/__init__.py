@@ -4,8 +4,8 @@
     ops                                      the forward and backward passes, one file a family
     chunked                                  the notebook's exercise, one operation a line
 
-The names below are imported from their modules when they are first used, so that `import npnet` costs nothing and the
-command line can choose the number of BLAS threads before NumPy starts.
+The names below are imported from their modules when they are first used, so that `import npnet`
+costs nothing and the command line can choose the number of BLAS threads before NumPy starts.
 """
 
 import importlib

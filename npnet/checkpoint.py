@@ -1,7 +1,8 @@
-"""A run in one .npz file, without pickle: the model, and what a resumed run needs to go on bit for bit.
+"""A run in one .npz file, without pickle: the model, and what a resumed run needs to go on bit for
+bit.
 
-Entries: `meta`, a JSON text that lists the others; `parameter/NAME` and `buffer/NAME` of the model; and, if the run may
-go on, `optimizer/NAME` and `generator/NAME`, the state of each random stream.
+Entries: `meta`, a JSON text that lists the others; `parameter/NAME` and `buffer/NAME` of the model;
+and, if the run may go on, `optimizer/NAME` and `generator/NAME`, the state of each random stream.
 """
 
 import json
@@ -24,7 +25,8 @@ class CheckpointError(ValueError):
 
 @dataclass
 class Checkpoint:
-    """What a file holds. meta is free for the run: its step, preset and whatever else JSON can hold."""
+    """What a file holds. meta is free for the run: its step, preset and whatever else JSON can
+    hold."""
 
     model: Model
     vocabulary: Vocabulary
@@ -34,7 +36,8 @@ class Checkpoint:
 
 
 def save(path, checkpoint):
-    """Write the checkpoint to `path`, whole or not at all: a file that is there stays until the new one is complete."""
+    """Write the checkpoint to `path`, whole or not at all: a file that is there stays until the new
+    one is complete."""
     model = checkpoint.model
     arrays = {
         f"{group}/{name}": array
@@ -65,14 +68,21 @@ def save(path, checkpoint):
 
 
 def load(path):
-    """The Checkpoint in the file. A missing, damaged or foreign file is a CheckpointError that names what is wrong."""
+    """The Checkpoint in the file. A missing, damaged or foreign file is a CheckpointError that
+    names what is wrong."""
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror or error}; expected a model saved by npnet train") from error
-    except Exception as error:  # of many kinds: a damaged byte may say that an entry is encrypted or compressed
-        raise CheckpointError(f"{path}: not a complete .npz file; expected a model saved by npnet train") from error
+        raise CheckpointError(
+            f"{path}: {error.strerror or error}; expected a model saved by npnet train"
+        ) from error
+    except (
+        Exception
+    ) as error:  # of many kinds: a damaged byte may say that an entry is encrypted or compressed
+        raise CheckpointError(
+            f"{path}: not a complete .npz file; expected a model saved by npnet train"
+        ) from error
     try:
         head = json.loads(str(arrays.pop("meta")))
         if head["format"] != FORMAT:
@@ -95,7 +105,8 @@ def load(path):
 
 
 def fill(targets, arrays, source, error=ValueError):
-    """Copy arrays into the targets of the same names. A missing, unknown or misshapen entry raises `error`, by name."""
+    """Copy arrays into the targets of the same names. A missing, unknown or misshapen entry raises
+    `error`, by name."""
     for name in targets:
         if name not in arrays:
             raise error(f"{source}: {name} is missing")
@@ -113,4 +124,8 @@ def fill(targets, arrays, source, error=ValueError):
 
 def _group(arrays, group):
     prefix = group + "/"
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }

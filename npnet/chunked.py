@@ -1,18 +1,22 @@
-"""The notebook's exercise: an MLP with batch norm, cut into one-operation lines, and the backward of each by hand.
+"""The notebook's exercise: an MLP with batch norm, cut into one-operation lines, and the backward
+of each by hand.
 
-`forward(params, x, y)` names every intermediate, `backward(params, values)` the gradient of each: d<name> is the
-derivative of the loss by <name>, always of its shape. Read `backward` beside `forward`, from the last line up.
+`forward(params, x, y)` names every intermediate, `backward(params, values)` the gradient of each:
+d<name> is the derivative of the loss by <name>, always of its shape. Read `backward` beside
+`forward`, from the last line up.
 
 Sizes: n examples, T characters of context, E numbers for each, H hidden units, V characters.
-Parameters: C (V, E), w1 (T E, H), w2 (H, V), b2 (V,), bngain and bnbias (1, H); b1 (H,) may be there or not.
+Parameters: C (V, E), w1 (T E, H), w2 (H, V), b2 (V,), bngain and bnbias (1, H); b1 (H,) may be
+there or not.
 
-Three rules derive every line. An elementwise step y = f(x): dx = dy * f'(x). What was broadcast in the forward collects
-a sum in the backward, over the axis it was repeated along, and what was summed is broadcast back. A value that is used
-twice has two paths to the loss, and its gradient is the sum of both.
+Three rules derive every line. An elementwise step y = f(x): dx = dy * f'(x). What was broadcast in
+the forward collects a sum in the backward, over the axis it was repeated along, and what was summed
+is broadcast back. A value that is used twice has two paths to the loss, and its gradient is the sum
+of both.
 
-Left out on purpose: speed, and care for logits so far apart that a probability underflows to 0: dprobs divides by it.
-`npnet.ops` has the long stretches in one fused step each, fast and safe: `batch_norm` from hprebn to hpreact,
-`cross_entropy` from logits to the loss.
+Left out on purpose: speed, and care for logits so far apart that a probability underflows to 0:
+dprobs divides by it. `npnet.ops` has the long stretches in one fused step each, fast and safe:
+`batch_norm` from hprebn to hpreact, `cross_entropy` from logits to the loss.
 """
 
 import numpy as np
@@ -20,11 +24,15 @@ import numpy as np
 EPS = 1e-5
 
 
-def init_params(rng, vocab_size=27, n_embd=10, block_size=3, n_hidden=64, with_b1=False, dtype=np.float32):
-    """Random parameters from `rng`, an `npnet.random.TorchGenerator`, in the notebook's order -> dict of arrays.
+def init_params(
+    rng, vocab_size=27, n_embd=10, block_size=3, n_hidden=64, with_b1=False, dtype=np.float32
+):
+    """Random parameters from `rng`, an `npnet.random.TorchGenerator`, in the notebook's order ->
+    dict of arrays.
 
-    Nothing is 0 or 1, not even the biases, the gain and the last layer, because a gradient that is wrong by such a
-    factor would look right. The default sizes make 4073 numbers, 4137 with b1, which is useless: see db1 below.
+    Nothing is 0 or 1, not even the biases, the gain and the last layer, because a gradient that is
+    wrong by such a factor would look right. The default sizes make 4073 numbers, 4137 with b1,
+    which is useless: see db1 below.
     """
     fan_in = n_embd * block_size
     params = {}
@@ -40,14 +48,20 @@ def init_params(rng, vocab_size=27, n_embd=10, block_size=3, n_hidden=64, with_b
 
 
 def forward(params, x, y):
-    """x (n, T) numbers of characters, y (n,) of the one that follows -> dict of x, y and every intermediate by name.
+    """x (n, T) numbers of characters, y (n,) of the one that follows -> dict of x, y and every
+    intermediate by name.
 
-    The loss is the mean negative log-likelihood in nats. The variance is the unbiased one, so n = 1 is a ValueError.
+    The loss is the mean negative log-likelihood in nats. The variance is the unbiased one, so n = 1
+    is a ValueError.
     """
     n = len(x)
     if n < 2:
-        raise ValueError(f"a batch of {n} has no unbiased variance: the forward needs at least 2 examples")
-    C, w1, w2, b2, bngain, bnbias = (params[name] for name in ("C", "w1", "w2", "b2", "bngain", "bnbias"))
+        raise ValueError(
+            f"a batch of {n} has no unbiased variance: the forward needs at least 2 examples"
+        )
+    C, w1, w2, b2, bngain, bnbias = (
+        params[name] for name in ("C", "w1", "w2", "b2", "bngain", "bnbias")
+    )
     b1 = params.get("b1", 0.0)
 
     # embedding and first linear layer
@@ -86,9 +100,11 @@ def forward(params, x, y):
 
 
 def backward(params, values, dloss=1.0):
-    """`values` as `forward` returned them -> dict of the gradients d<name> of every intermediate and parameter.
+    """`values` as `forward` returned them -> dict of the gradients d<name> of every intermediate
+    and parameter.
 
-    The forward read upwards. `dloss`, a number, is what the loss is multiplied by in whatever comes after it.
+    The forward read upwards. `dloss`, a number, is what the loss is multiplied by in whatever comes
+    after it.
     """
     C, w1, w2, bngain = (params[name] for name in ("C", "w1", "w2", "bngain"))
     x, y, emb, embconcat = (values[name] for name in ("x", "y", "emb", "embconcat"))
@@ -101,78 +117,98 @@ def backward(params, values, dloss=1.0):
     n, V = logits.shape
     onehot = np.eye(V, dtype=logits.dtype)
 
-    # loss = -sum_i logprobs[i, y[i]] / n: each row's target has slope -1/n, and no other entry is read.
+    # loss = -sum_i logprobs[i, y[i]] / n: each row's target has slope -1/n, and no other entry is
+    # read.
     dlogprobs = onehot[y] * (-float(dloss) / n)
 
-    # logprobs = log(probs), slope 1 / probs: the less likely the true character was thought to be, the harder the push.
+    # logprobs = log(probs), slope 1 / probs: the less likely the true character was thought to be,
+    # the harder the push.
     dprobs = dlogprobs / probs
 
-    # probs = counts * counts_sum_inv, where the (n, 1) column is repeated over its row of V: what was repeated adds up.
+    # probs = counts * counts_sum_inv, where the (n, 1) column is repeated over its row of V: what
+    # was repeated adds up.
     dcounts_sum_inv = (dprobs * counts).sum(1, keepdims=True)
 
     # counts_sum_inv = counts_sum^-1, slope -counts_sum^-2.
     dcounts_sum = -(counts_sum**-2) * dcounts_sum_inv
 
-    # counts is used twice: in probs, with slope counts_sum_inv, and in counts_sum, with slope 1 for every entry of the
-    # row. A larger count raises its own probability and, through the sum, lowers all of its row.
+    # counts is used twice: in probs, with slope counts_sum_inv, and in counts_sum, with slope 1 for
+    # every entry of the row. A larger count raises its own probability and, through the sum, lowers
+    # all of its row.
     dcounts = counts_sum_inv * dprobs + dcounts_sum
 
-    # counts = exp(norm_logits), and exp is its own slope. (All of it so far simplifies to (probs - onehot[y]) / n.)
+    # counts = exp(norm_logits), and exp is its own slope. (All of it so far simplifies to (probs -
+    # onehot[y]) / n.)
     dnorm_logits = counts * dcounts
 
-    # norm_logits = logits - logit_maxes, the maximum repeated over its row. A constant added to a whole row changes no
-    # probability, so in exact arithmetic this is 0; what is left is the rounding of the terms, about 1e-9 in float32.
+    # norm_logits = logits - logit_maxes, the maximum repeated over its row. A constant added to a
+    # whole row changes no probability, so in exact arithmetic this is 0; what is left is the
+    # rounding of the terms, about 1e-9 in float32.
     dlogit_maxes = -dnorm_logits.sum(1, keepdims=True)
 
-    # logits is used twice: as itself, and where the row's maximum is taken from it (slope 1 there, 0 elsewhere).
+    # logits is used twice: as itself, and where the row's maximum is taken from it (slope 1 there,
+    # 0 elsewhere).
     dlogits = dnorm_logits + onehot[logits.argmax(1)] * dlogit_maxes
 
-    # logits[i, v] = sum_k h[i, k] w2[k, v] + b2[v]. Each h[i, k] takes part in every v, with slope w2[k, v].
+    # logits[i, v] = sum_k h[i, k] w2[k, v] + b2[v]. Each h[i, k] takes part in every v, with slope
+    # w2[k, v].
     dh = dlogits @ w2.T
-    # Each w2[k, v] takes part in every example i, with slope h[i, k]. No other product has the shape of w2.
+    # Each w2[k, v] takes part in every example i, with slope h[i, k]. No other product has the
+    # shape of w2.
     dw2 = h.T @ dlogits
     # b2 was repeated over the n rows.
     db2 = dlogits.sum(0)
 
-    # h = tanh(hpreact), slope 1 - tanh^2, which the forward's own result gives: a saturated unit passes nothing on.
+    # h = tanh(hpreact), slope 1 - tanh^2, which the forward's own result gives: a saturated unit
+    # passes nothing on.
     dhpreact = (1.0 - h**2) * dh
 
-    # hpreact = bngain * bnraw + bnbias: gain and bias are (1, H), repeated over the rows and so summed over them.
+    # hpreact = bngain * bnraw + bnbias: gain and bias are (1, H), repeated over the rows and so
+    # summed over them.
     dbngain = (bnraw * dhpreact).sum(0, keepdims=True)
     dbnbias = dhpreact.sum(0, keepdims=True)
     dbnraw = bngain * dhpreact
 
-    # bnraw = bndiff * bnvar_inv, the (1, H) factor repeated over the rows. (bndiff waits for its other use.)
+    # bnraw = bndiff * bnvar_inv, the (1, H) factor repeated over the rows. (bndiff waits for its
+    # other use.)
     dbnvar_inv = (bndiff * dbnraw).sum(0, keepdims=True)
 
     # bnvar_inv = (bnvar + eps)^-1/2, slope -1/2 (bnvar + eps)^-3/2.
     dbnvar = -0.5 * (bnvar + EPS) ** -1.5 * dbnvar_inv
 
-    # bnvar = sum_i bndiff2[i] / (n - 1): every term gets the sum's gradient, over n - 1 as in the forward (Bessel):
-    # of n differences from their own mean only n - 1 are free, and dividing by n would make the variance too small.
+    # bnvar = sum_i bndiff2[i] / (n - 1): every term gets the sum's gradient, over n - 1 as in the
+    # forward (Bessel): of n differences from their own mean only n - 1 are free, and dividing by n
+    # would make the variance too small.
     dbndiff2 = 1 / (n - 1) * np.ones_like(bndiff2) * dbnvar
 
-    # bndiff is used twice: in bnraw, with slope bnvar_inv, and squared in bndiff2, with slope 2 bndiff.
+    # bndiff is used twice: in bnraw, with slope bnvar_inv, and squared in bndiff2, with slope 2
+    # bndiff.
     dbndiff = bnvar_inv * dbnraw + 2.0 * bndiff * dbndiff2
 
-    # bndiff = hprebn - bnmean, the (1, H) mean repeated over the rows, with slope -1. (What came through the variance
-    # adds up to 0 here, as the differences from a mean do: the sum of squares has its minimum at the mean.)
+    # bndiff = hprebn - bnmean, the (1, H) mean repeated over the rows, with slope -1. (What came
+    # through the variance adds up to 0 here, as the differences from a mean do: the sum of squares
+    # has its minimum at the mean.)
     dbnmean = -dbndiff.sum(0, keepdims=True)
 
-    # hprebn is used twice: as itself in bndiff, and with weight 1/n in the mean, which every row shares.
+    # hprebn is used twice: as itself in bndiff, and with weight 1/n in the mean, which every row
+    # shares.
     dhprebn = dbndiff + 1 / n * dbnmean
 
-    # hprebn = embconcat @ w1 + b1, as for logits: the input's gradient sums over the units, the weight's over the rows.
+    # hprebn = embconcat @ w1 + b1, as for logits: the input's gradient sums over the units, the
+    # weight's over the rows.
     dembconcat = dhprebn @ w1.T
     dw1 = embconcat.T @ dhprebn
-    # b1 was repeated over the rows. It is in the mean that batch norm subtracts, too, and so has no effect at all: from
-    # the lines of dbnmean and dhprebn, sum_i dhprebn[i] = sum_i dbndiff[i] + dbnmean = 0. What is left is rounding.
+    # b1 was repeated over the rows. It is in the mean that batch norm subtracts, too, and so has no
+    # effect at all: from the lines of dbnmean and dhprebn, sum_i dhprebn[i] = sum_i dbndiff[i] +
+    # dbnmean = 0. What is left is rounding.
     db1 = dhprebn.sum(0)
 
-    # embconcat is emb, the T vectors of an example side by side: the same numbers under another shape.
+    # embconcat is emb, the T vectors of an example side by side: the same numbers under another
+    # shape.
     demb = dembconcat.reshape(emb.shape)
 
-    # emb[i, t] = C[x[i, t]]: a row of C collects from every place its character stands; `dC[x] += demb` would keep one.
+    # emb[i, t] = C[x[i, t]]: a row of C collects from every place its character stands; `dC[x] +=
+    # demb` would keep one.
     dC = np.zeros_like(C)
     np.add.at(dC, x, demb)
 

@@ -1,11 +1,12 @@
-"""The third lecture's diagnostics: is every tanh alive, does the gradient reach it, do the weights move at a good pace?
+"""The third lecture's diagnostics: is every tanh alive, does the gradient reach it, do the weights
+move at a good pace?
 
     tanhs = observe(model, x, y)
     print(*activation_lines(tanhs), *gradient_lines(tanhs), *weight_lines(model), sep="\\n")
 
-For networks that are a plain chain of layers, such as the mlps of the lectures and wavenet. Layers are numbered as the
-lecture lists them: Linear, BatchNorm1d, Tanh, ..., without those that only look up or reshape. All standard deviations
-are unbiased.
+For networks that are a plain chain of layers, such as the mlps of the lectures and wavenet. Layers
+are numbered as the lecture lists them: Linear, BatchNorm1d, Tanh, ..., without those that only look
+up or reshape. All standard deviations are unbiased.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ MOST_POINTS = 2000
 
 @dataclass(frozen=True)
 class Observed:
-    """A layer's number in the lecture's list, its name, its output and the gradient of the loss by that output."""
+    """A layer's number in the lecture's list, its name, its output and the gradient of the loss by
+    that output."""
 
     number: int
     name: str
@@ -32,7 +34,8 @@ class Observed:
 
 
 def chain(model):
-    """The layers of the network in order. A network that is no plain chain, or has no tanh in it, is a ValueError."""
+    """The layers of the network in order. A network that is no plain chain, or has no tanh in it,
+    is a ValueError."""
 
     def flat(layer):
         if not isinstance(layer, Sequential):
@@ -44,14 +47,17 @@ def chain(model):
     branches = any(isinstance(layer, Residual) for _, layer in model.network.walk())
     layers = list(flat(model.network))
     if branches or not any(isinstance(layer, Tanh) for layer in layers):
-        raise ValueError(f"the diagnostics need a plain chain of layers with tanh among them; {model.kind} is none")
+        raise ValueError(
+            f"the diagnostics need a plain chain of layers with tanh among them; {model.kind} is none"
+        )
     return layers
 
 
 def observe(model, x, y):
     """What every tanh gave and got on one minibatch -> list of Observed, in order.
 
-    The same passes as model.loss_and_grad(x, y), one layer at a time: every gradient is left in model.grad.
+    The same passes as model.loss_and_grad(x, y), one layer at a time: every gradient is left in
+    model.grad.
     """
     layers = chain(model)
     outs, caches, h = [], [], x
@@ -64,7 +70,9 @@ def observe(model, x, y):
     for layer in reversed(layers):
         grads.append(dh)
         dh = layer.backward(dh, caches.pop())
-    counted = ((layer, k) for k, layer in enumerate(layers) if isinstance(layer, (Linear, BatchNorm, Tanh)))
+    counted = (
+        (layer, k) for k, layer in enumerate(layers) if isinstance(layer, (Linear, BatchNorm, Tanh))
+    )
     return [
         Observed(number, "Tanh", outs[k], grads[-1 - k])
         for number, (layer, k) in enumerate(counted)
@@ -73,7 +81,8 @@ def observe(model, x, y):
 
 
 def activation_lines(tanhs):
-    """Mean, standard deviation, and how many of a hundred activations lie so far out that hardly a gradient passes."""
+    """Mean, standard deviation, and how many of a hundred activations lie so far out that hardly a
+    gradient passes."""
     for t in tanhs:
         saturated = np.mean(np.abs(t.out) > SATURATED)
         summary = f"mean {_mean(t.out):+.2f}, std {_std(t.out):.2f}, saturated: {saturated:.2%}"
@@ -87,7 +96,8 @@ def gradient_lines(tanhs):
 
 
 def weight_lines(model):
-    """For every matrix: mean and standard deviation of its gradient, and the latter over that of its values."""
+    """For every matrix: mean and standard deviation of its gradient, and the latter over that of
+    its values."""
     for data, grad in matrices(model).values():
         summary = f"mean {_mean(grad):+f} | std {_std(grad):e} | grad:data ratio {_std(grad) / _std(data):e}"
         yield f"weight {data.shape!s:>10} | {summary}"
@@ -96,23 +106,31 @@ def weight_lines(model):
 def update_sizes(model, lr):
     """For every matrix log10 of std(lr grad) / std(data): about -3 is a good pace for plain SGD."""
     with np.errstate(divide="ignore"):
-        return [float(np.log10(lr * _std(grad) / _std(data))) for data, grad in matrices(model).values()]
+        return [
+            float(np.log10(lr * _std(grad) / _std(data))) for data, grad in matrices(model).values()
+        ]
 
 
 def matrices(model):
     """Name -> (data, grad) of every parameter with two axes; gains and biases have one."""
     gradients = model.gradients()
-    return {name: (data, gradients[name]) for name, data in model.parameters().items() if data.ndim == 2}
+    return {
+        name: (data, gradients[name]) for name, data in model.parameters().items() if data.ndim == 2
+    }
 
 
 def run(preset, words, plot_dir=None):
-    """Train by the preset and print the three tables for its last step; with plot_dir also draw them and the updates.
+    """Train by the preset and print the three tables for its last step; with plot_dir also draw
+    them and the updates.
 
-    Activations and gradients are those of the last step's minibatch; the ratios divide by the weights as it left them.
+    Activations and gradients are those of the last step's minibatch; the ratios divide by the
+    weights as it left them.
     """
     if not isinstance(preset, Lecture):
         known = ", ".join(name for name, other in PRESETS.items() if isinstance(other, Lecture))
-        raise ValueError(f"diagnose takes the networks of the lectures ({known}), not {preset.name}")
+        raise ValueError(
+            f"diagnose takes the networks of the lectures ({known}), not {preset.name}"
+        )
     if not 1 <= preset.last < 1 << 62:
         raise ValueError(f"--max-steps must be at least 1 here, got {preset.stop}")
     figure_class = _figure_class() if plot_dir else None
@@ -147,15 +165,24 @@ def run(preset, words, plot_dir=None):
 
 
 def figures(figure_class, model, tanhs, sizes, step):
-    """File name -> figure: the lecture's three histograms and its curve of update sizes, {step: update_sizes}."""
+    """File name -> figure: the lecture's three histograms and its curve of update sizes, {step:
+    update_sizes}."""
     names = [f"layer {t.number} ({t.name})" for t in tanhs]
     weights = {f"{name} {data.shape}": grad for name, (data, grad) in matrices(model).items()}
     drawn = {
-        "activations": _histograms(figure_class, dict(zip(names, (t.out for t in tanhs), strict=True))),
-        "gradients": _histograms(figure_class, dict(zip(names, (t.grad for t in tanhs), strict=True))),
+        "activations": _histograms(
+            figure_class, dict(zip(names, (t.out for t in tanhs), strict=True))
+        ),
+        "gradients": _histograms(
+            figure_class, dict(zip(names, (t.grad for t in tanhs), strict=True))
+        ),
         "weight-gradients": _histograms(figure_class, weights),
     }
-    titles = ("Activations", "Gradients of the loss by the activations", "Gradients of the loss by the weights")
+    titles = (
+        "Activations",
+        "Gradients of the loss by the activations",
+        "Gradients of the loss by the weights",
+    )
     labels = ("activation", "gradient", "gradient")
     for figure, title, label in zip(drawn.values(), titles, labels, strict=True):
         figure.axes[0].set(title=f"{title}, step {step}", xlabel=label, ylabel="density")
@@ -180,11 +207,24 @@ def _histograms(figure_class, arrays):
 def _curves(figure_class, labels, sizes):
     figure = figure_class(figsize=(11, 5), layout="constrained")
     axes = figure.subplots()
-    for label, curve, color in zip(labels, np.array(list(sizes.values())).T, _colors(len(labels)), strict=True):
-        axes.plot(list(sizes), curve, label=label, color=color, linewidth=0.8, marker="." if len(sizes) == 1 else "")
+    for label, curve, color in zip(
+        labels, np.array(list(sizes.values())).T, _colors(len(labels)), strict=True
+    ):
+        axes.plot(
+            list(sizes),
+            curve,
+            label=label,
+            color=color,
+            linewidth=0.8,
+            marker="." if len(sizes) == 1 else "",
+        )
     axes.axhline(-3, color="black", linewidth=1.2)
     axes.annotate("a good pace", (0, -3), (4, 4), textcoords="offset points", fontsize=9)
-    axes.set(title="Size of the updates", xlabel="step", ylabel="log10 of std(lr * gradient) / std(weight)")
+    axes.set(
+        title="Size of the updates",
+        xlabel="step",
+        ylabel="log10 of std(lr * gradient) / std(weight)",
+    )
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     return figure
 

@@ -1,13 +1,14 @@
 """Layers: a layer holds parameters and knows its operation; Sequential and Residual compose.
 
     y, cache = layer.forward(x, training)      training matters to BatchNorm and Dropout
-    dx = layer.backward(dy, cache)             and overwrites the gradients of the layer's parameters
+    dx = layer.backward(dy, cache)             and overwrites the layer's parameter gradients
     state = layer.start(batch, length)         for generation: before the first position
-    y = layer.step(x, state)                   one position, x (B, C) or ids (B,); the state is updated
+    y = layer.step(x, state)                   one position, x (B, C) or ids (B,); updates the state
 
-A layer keeps nothing between calls but its parameters (and BatchNorm its running statistics): the cache and the state
-are the caller's. Layers are made from arrays that are drawn already, so the order of the draws stands where a network
-is written down. A parameter's name is the path of attributes to it, as in torch: "blocks.0.attention.qkv.weight".
+A layer keeps nothing between calls but its parameters (and BatchNorm its running statistics): the
+cache and the state are the caller's. Layers are made from arrays that are drawn already, so the
+order of the draws stands where a network is written down. A parameter's name is the path of
+attributes to it, as in torch: "blocks.0.attention.qkv.weight".
 """
 
 import numpy as np
@@ -31,7 +32,8 @@ class Layer:
         return {name: value for name, value in vars(self).items() if isinstance(value, Layer)}
 
     def walk(self, prefix=""):
-        """(prefix, layer) for this layer and all below it, in order; a prefix ends in a dot where it is not empty."""
+        """(prefix, layer) for this layer and all below it, in order; a prefix ends in a dot where
+        it is not empty."""
         yield prefix, self
         for name, child in self.children().items():
             yield from child.walk(f"{prefix}{name}.")
@@ -59,7 +61,8 @@ class Layer:
 
 
 class Sequential(Layer):
-    """One layer after the other, named by keyword, or by number where they are given by position."""
+    """One layer after the other, named by keyword, or by number where they are given by
+    position."""
 
     def __init__(self, *layers, **named):
         self.layers = {**{str(i): layer for i, layer in enumerate(layers)}, **named}
@@ -89,7 +92,8 @@ class Sequential(Layer):
 
 
 class Residual(Sequential):
-    """y = x + f(x), f the layers in sequence (He et al., 2015). x is used twice: dx = dy + what f hands back."""
+    """y = x + f(x), f the layers in sequence (He et al., 2015). x is used twice: dx = dy + what f
+    hands back."""
 
     def forward(self, x, training=False):
         y, cache = super().forward(x, training)
@@ -103,7 +107,8 @@ class Residual(Sequential):
 
 
 class Embedding(Layer):
-    """ids (...) -> rows of weight (V, C); nothing lies below, so backward returns None. For `tied` see TiedLinear."""
+    """ids (...) -> rows of weight (V, C); nothing lies below, so backward returns None. For `tied`
+    see TiedLinear."""
 
     def __init__(self, weight, tied=False):
         self.weight, self.tied = Parameter(weight), tied
@@ -119,7 +124,8 @@ class Embedding(Layer):
 
 
 class PositionalEmbedding(Layer):
-    """ids (B, T) -> token[ids] + position[0 .. T-1], both tables learned. A T beyond its positions: ValueError."""
+    """ids (B, T) -> token[ids] + position[0 .. T-1], both tables learned. A T beyond its positions:
+    ValueError."""
 
     def __init__(self, token, position, tied=False):
         self.token = Embedding(token, tied)
@@ -151,7 +157,8 @@ class PositionalEmbedding(Layer):
 
 
 class Window(Layer):
-    """ids (B, T) -> (B, T, length): the ids at each position, one before, two before, ...; first `blank`."""
+    """ids (B, T) -> (B, T, length): the ids at each position, one before, two before, ...; first
+    `blank`."""
 
     def __init__(self, length, blank):
         self.length, self.blank = length, blank
@@ -212,10 +219,11 @@ class Linear(Layer):
 
 
 class TiedLinear(Layer):
-    """logits = x @ weight^T, where weight (V, C) is an Embedding's Parameter (Press and Wolf, 2017).
+    """logits = x @ weight^T, where weight (V, C) is an Embedding's Parameter (Press and Wolf,
+    2017).
 
-    The table is used twice, so its gradient is the sum of both uses. Backward comes here first and writes this one; the
-    embedding, made with tied=True, adds its own.
+    The table is used twice, so its gradient is the sum of both uses. Backward comes here first and
+    writes this one; the embedding, made with tied=True, adds its own.
     """
 
     def __init__(self, weight):
@@ -231,20 +239,28 @@ class TiedLinear(Layer):
 class BatchNorm(Layer):
     """ops.batch_norm in training, the running statistics otherwise; `gain` is torch's weight.
 
-    momentum m: running = (1 - m) running + m batch after each training forward; None leaves them to train.calibrate.
-    running_std=True averages the standard deviation in the place of the variance, as the third lecture does.
+    momentum m: running = (1 - m) running + m batch after each training forward; None leaves them to
+    train.calibrate. running_std=True averages the standard deviation in the place of the variance,
+    as the third lecture does.
     """
 
     def __init__(self, weight, bias, momentum=0.1, eps=1e-5, unbiased=True, running_std=False):
         self.weight, self.bias = Parameter(weight), Parameter(bias)
-        self.momentum, self.eps, self.unbiased, self.running_std = momentum, eps, unbiased, running_std
+        self.momentum, self.eps, self.unbiased, self.running_std = (
+            momentum,
+            eps,
+            unbiased,
+            running_std,
+        )
         self.running_mean = np.zeros_like(weight)
         self.running_var = np.ones_like(weight)
 
     def forward(self, x, training=False):
         weight, bias = self.weight.data, self.bias.data
         if not training:
-            y, cache = ops.batch_norm_inference(x, weight, bias, self.running_mean, self.running_var, self.eps)
+            y, cache = ops.batch_norm_inference(
+                x, weight, bias, self.running_mean, self.running_var, self.eps
+            )
             return y, (False, cache)
         y, cache = ops.batch_norm(x, weight, bias, self.eps, self.unbiased)
         if self.momentum is not None:
@@ -264,7 +280,9 @@ class BatchNorm(Layer):
         training, cache = cache
         if training:
             return ops.batch_norm_backward(dy, cache, out=(self.weight.grad, self.bias.grad))[0]
-        dx, self.weight.grad[...], self.bias.grad[...], _, _ = ops.batch_norm_inference_backward(dy, cache)
+        dx, self.weight.grad[...], self.bias.grad[...], _, _ = ops.batch_norm_inference_backward(
+            dy, cache
+        )
         return dx
 
 
@@ -349,7 +367,8 @@ class CausalMean(Layer):
 
 
 class CausalAttention(Layer):
-    """ops.causal_attention on packed queries, keys and values; one position at a time it keeps the keys and values."""
+    """ops.causal_attention on packed queries, keys and values; one position at a time it keeps the
+    keys and values."""
 
     def __init__(self, n_head):
         self.n_head = n_head
@@ -379,7 +398,8 @@ class CausalAttention(Layer):
 
 
 class _Recurrent(Layer):
-    """What recurrent layers share: parameters in the order of the operation's arguments, a state for each sequence."""
+    """What recurrent layers share: parameters in the order of the operation's arguments, a state
+    for each sequence."""
 
     def __init__(self, *arrays):
         for name, array in zip(self.names, arrays, strict=True):
@@ -396,7 +416,9 @@ class _Recurrent(Layer):
 
     def start(self, batch, length):
         return {
-            name: np.tile(getattr(self, name).data, (batch, 1)) for name in self.names if name.startswith("initial")
+            name: np.tile(getattr(self, name).data, (batch, 1))
+            for name in self.names
+            if name.startswith("initial")
         }
 
     def step(self, x, state):

@@ -1,13 +1,15 @@
-"""The ladder, simplest first: bigram, bow, mlp, mlp_running, mlp_deep, mlp_makemore, rnn, gru, lstm, wavenet,
-transformer, microgpt.
+"""The ladder, simplest first: bigram, bow, mlp, mlp_running, mlp_deep, mlp_makemore, rnn, gru,
+lstm, wavenet, transformer, microgpt.
 
-Every builder has one signature, `name(config, generator) -> Sequential`, reads the sizes that it needs from the Config
-and draws its parameters from an npnet.random.TorchGenerator in the order in which the original draws them.
-`build("name", config, generator)` wraps the network in a Model. A further model is one more function marked @builder.
+Every builder has one signature, `name(config, generator) -> Sequential`, reads the sizes that it
+needs from the Config and draws its parameters from an npnet.random.TorchGenerator in the order in
+which the original draws them. `build("name", config, generator)` wraps the network in a Model. A
+further model is one more function marked @builder.
 
-Two kinds of input: the mlps of the lectures and wavenet read a window of the last block_size tokens, ids (B,
-block_size) -> logits (B, V), and are marked @builder(windowed=True); the others read sequences, ids (B, T) with T <=
-block_size -> logits (B, T, V), the logits at t depending on the tokens up to t alone.
+Two kinds of input: the mlps of the lectures and wavenet read a window of the last block_size
+tokens, ids (B, block_size) -> logits (B, V), and are marked @builder(windowed=True); the others
+read sequences, ids (B, T) with T <= block_size -> logits (B, T, V), the logits at t depending on
+the tokens up to t alone.
 """
 
 from collections.abc import Callable
@@ -46,8 +48,8 @@ from npnet.random import embedding_init, linear_init
 
 @dataclass(frozen=True)
 class Config:
-    """The sizes of a model, named as makemore.py names them. n_embd2 is the hidden width. dtype is "float32" or
-    "float64"."""
+    """The sizes of a model, named as makemore.py names them. n_embd2 is the hidden width. dtype is
+    "float32" or "float64"."""
 
     vocab_size: int
     block_size: int
@@ -67,7 +69,8 @@ class Config:
 
 
 class Model:
-    """A network whose parameters are views of one vector, `data`, and whose gradients are views of a second, `grad`."""
+    """A network whose parameters are views of one vector, `data`, and whose gradients are views of
+    a second, `grad`."""
 
     def __init__(self, network, config, kind):
         self.network, self.config, self.kind = network, config, kind
@@ -77,7 +80,9 @@ class Model:
         start = 0
         for slot in slots.values():
             stop = start + slot.data.size
-            slot.data, slot.grad = (v[start:stop].reshape(slot.data.shape) for v in (self.data, self.grad))
+            slot.data, slot.grad = (
+                v[start:stop].reshape(slot.data.shape) for v in (self.data, self.grad)
+            )
             start = stop
 
     def parameters(self):
@@ -114,18 +119,21 @@ class Model:
 
     @property
     def windowed(self):
-        """Whether the model reads a window of the last block_size tokens, and has one output for it."""
+        """Whether the model reads a window of the last block_size tokens, and has one output for
+        it."""
         return BUILDERS[self.kind].windowed
 
     def start(self, batch, length=None):
-        """The state before the first token of `batch` sequences of up to `length` tokens (default: block_size)."""
+        """The state before the first token of `batch` sequences of up to `length` tokens (default:
+        block_size)."""
         block_size = self.config.block_size
         if self.windowed:
             return np.zeros((batch, block_size), np.int64)
         return self.network.start(batch, length or block_size)
 
     def step(self, ids, state):
-        """The next token of every sequence, ids (B,) -> logits (B, V) for the one after it; updates the state."""
+        """The next token of every sequence, ids (B,) -> logits (B, V) for the one after it; updates
+        the state."""
         if self.windowed:
             state[:, :-1] = state[:, 1:].copy()
             state[:, -1] = ids
@@ -146,7 +154,8 @@ def builder(function=None, *, windowed=False):
 
 
 def build(kind, config, generator):
-    """The Model of that name with parameters drawn from `generator`. An unknown name is a ValueError."""
+    """The Model of that name with parameters drawn from `generator`. An unknown name is a
+    ValueError."""
     if kind not in BUILDERS:
         raise ValueError(f"unknown model {kind!r}; there are {', '.join(BUILDERS)}")
     return Model(BUILDERS[kind](config, generator), config, kind)
@@ -154,7 +163,8 @@ def build(kind, config, generator):
 
 @builder
 def bigram(c, generator):
-    """A table of logits (V, V), zero at the start; the row is the last token. train.count_bigrams fills it."""
+    """A table of logits (V, V), zero at the start; the row is the last token. train.count_bigrams
+    fills it."""
     return Sequential(logits=Embedding(np.zeros((c.vocab_size, c.vocab_size), c.dtype)))
 
 
@@ -162,33 +172,42 @@ def bigram(c, generator):
 def bow(c, g):
     """makemore's bag of words: embeddings, averaged over everything before, then a small MLP."""
     return Sequential(
-        embedding=PositionalEmbedding(_embedding(g, c, c.vocab_size), _embedding(g, c, c.block_size)),
+        embedding=PositionalEmbedding(
+            _embedding(g, c, c.vocab_size), _embedding(g, c, c.block_size)
+        ),
         bag=Residual(mean=CausalMean()),
-        mlp=Residual(up=_linear(g, c, c.n_embd, c.n_embd2), tanh=Tanh(), down=_linear(g, c, c.n_embd2, c.n_embd)),
+        mlp=Residual(
+            up=_linear(g, c, c.n_embd, c.n_embd2),
+            tanh=Tanh(),
+            down=_linear(g, c, c.n_embd2, c.n_embd),
+        ),
         head=_linear(g, c, c.n_embd, c.vocab_size),
     )
 
 
 @builder(windowed=True)
 def mlp(c, g):
-    """The notebook's: embedding, linear without bias (BatchNorm removes it), BatchNorm, tanh, linear (Bengio et al.,
-    2003).
+    """The notebook's: embedding, linear without bias (BatchNorm removes it), BatchNorm, tanh,
+    linear (Bengio et al., 2003).
 
-    Nothing starts at exactly 0 or 1, which would hide a wrong backward. Its BatchNorm keeps no running statistics: it
-    is calibrated on the whole training set afterwards, by train.calibrate.
+    Nothing starts at exactly 0 or 1, which would hide a wrong backward. Its BatchNorm keeps no
+    running statistics: it is calibrated on the whole training set afterwards, by train.calibrate.
     """
     fan_in = c.block_size * c.n_embd
     table = _randn(g, c, c.vocab_size, c.n_embd)
     w1 = _randn(g, c, fan_in, c.n_embd2) * ((5 / 3) / fan_in**0.5)
     w2 = _randn(g, c, c.n_embd2, c.vocab_size) * 0.1
     b2 = _randn(g, c, c.vocab_size) * 0.1
-    norm = BatchNorm(_randn(g, c, c.n_embd2) * 0.1 + 1, _randn(g, c, c.n_embd2) * 0.1, momentum=None)
+    norm = BatchNorm(
+        _randn(g, c, c.n_embd2) * 0.1 + 1, _randn(g, c, c.n_embd2) * 0.1, momentum=None
+    )
     return _mlp(table, w1, norm, w2, b2)
 
 
 @builder(windowed=True)
 def mlp_running(c, g):
-    """The third lecture's: the same, smaller at the end, with the running mean and standard deviation and no eps."""
+    """The third lecture's: the same, smaller at the end, with the running mean and standard
+    deviation and no eps."""
     fan_in = c.block_size * c.n_embd
     table = _randn(g, c, c.vocab_size, c.n_embd)
     w1 = _randn(g, c, fan_in, c.n_embd2) * ((5 / 3) / fan_in**0.5)
@@ -200,13 +219,19 @@ def mlp_running(c, g):
 
 def _mlp(table, w1, norm, w2, b2):
     return Sequential(
-        embedding=Embedding(table), flatten=Flatten(), hidden=Linear(w1), norm=norm, tanh=Tanh(), head=Linear(w2, b2)
+        embedding=Embedding(table),
+        flatten=Flatten(),
+        hidden=Linear(w1),
+        norm=norm,
+        tanh=Tanh(),
+        head=Linear(w2, b2),
     )
 
 
 @builder(windowed=True)
 def mlp_deep(c, g):
-    """The third lecture's deeper network: n_layer linear layers, each with a BatchNorm, a tanh but after the last."""
+    """The third lecture's deeper network: n_layer linear layers, each with a BatchNorm, a tanh but
+    after the last."""
     embedding = Embedding(_randn(g, c, c.vocab_size, c.n_embd))
     widths = [c.block_size * c.n_embd, *[c.n_embd2] * (c.n_layer - 1), c.vocab_size]
     layers: list[Layer] = []
@@ -221,7 +246,8 @@ def mlp_deep(c, g):
 
 @builder
 def mlp_makemore(c, g):
-    """makemore's: at each position the embeddings of the last block_size tokens, newest first; row V is the blank."""
+    """makemore's: at each position the embeddings of the last block_size tokens, newest first; row
+    V is the blank."""
     return Sequential(
         window=Window(c.block_size, blank=c.vocab_size),
         embedding=Embedding(_embedding(g, c, c.vocab_size + 1)),
@@ -237,7 +263,10 @@ def rnn(c, g):
     """makemore's RNN: one tanh cell on [x_t, h_{t-1}]."""
     return Sequential(
         embedding=Embedding(_embedding(g, c, c.vocab_size)),
-        cell=RNN(np.zeros(c.n_embd2, c.dtype), *linear_init(g, c.n_embd + c.n_embd2, c.n_embd2, dtype=c.dtype)),
+        cell=RNN(
+            np.zeros(c.n_embd2, c.dtype),
+            *linear_init(g, c.n_embd + c.n_embd2, c.n_embd2, dtype=c.dtype),
+        ),
         head=_linear(g, c, c.n_embd2, c.vocab_size),
     )
 
@@ -264,10 +293,13 @@ def lstm(c, g):
 
 @builder(windowed=True)
 def wavenet(c, g):
-    """The fifth lecture's: neighbours joined two by two until one is left. block_size: a power of two, at least 2."""
+    """The fifth lecture's: neighbours joined two by two until one is left. block_size: a power of
+    two, at least 2."""
     n_stage = c.block_size.bit_length() - 1
     if c.block_size != 2**n_stage or n_stage == 0:
-        raise ValueError(f"wavenet: block_size must be a power of two of at least 2, got {c.block_size}")
+        raise ValueError(
+            f"wavenet: block_size must be a power of two of at least 2, got {c.block_size}"
+        )
     embedding = Embedding(_randn(g, c, c.vocab_size, c.n_embd))
     stages = []
     for i in range(n_stage):
@@ -282,7 +314,8 @@ def wavenet(c, g):
 
 @builder
 def transformer(c, g):
-    """makemore's, which is GPT-2's (Radford et al., 2019): pre-norm blocks of attention and MLP, GELU in its tanh form.
+    """makemore's, which is GPT-2's (Radford et al., 2019): pre-norm blocks of attention and MLP,
+    GELU in its tanh form.
 
     With tie_weights the head is the table of tokens itself, and nothing is drawn for it.
     """
@@ -310,29 +343,44 @@ def transformer(c, g):
         embedding=embedding,
         blocks=Sequential(*(block() for _ in range(c.n_layer))),
         norm=LayerNorm(*_ones_zeros(c, C)),
-        head=TiedLinear(embedding.token.weight) if c.tie_weights else _linear(g, c, C, c.vocab_size, bias=False),
+        head=TiedLinear(embedding.token.weight)
+        if c.tie_weights
+        else _linear(g, c, C, c.vocab_size, bias=False),
     )
 
 
 @builder
 def microgpt(c, g):
-    """microgpt (Karpathy, 2026): rms norm without gain, relu, no biases, every weight normal with deviation 0.08.
+    """microgpt (Karpathy, 2026): rms norm without gain, relu, no biases, every weight normal with
+    deviation 0.08.
 
-    The original numbers the characters from 0 and the boundary last, and draws each matrix as (n_out, n_in), row by
-    row. Here the boundary is token 0, so the rows that belong to tokens are rolled by one.
+    The original numbers the characters from 0 and the boundary last, and draws each matrix as
+    (n_out, n_in), row by row. Here the boundary is token 0, so the rows that belong to tokens are
+    rolled by one.
     """
     C, V = c.n_embd, c.vocab_size
 
     def draw(n_out, n_in):
         return g.normal(0.0, 0.08, (n_out, n_in), dtype=c.dtype)
 
-    token, position, head = np.roll(draw(V, C), 1, axis=0), draw(c.block_size, C), np.roll(draw(V, C), 1, axis=0)
+    token, position, head = (
+        np.roll(draw(V, C), 1, axis=0),
+        draw(c.block_size, C),
+        np.roll(draw(V, C), 1, axis=0),
+    )
 
     def block():
         qkv = np.concatenate([draw(C, C) for _ in range(3)])
         return Sequential(
-            attention=Residual(norm=RMSNorm(), qkv=Linear(qkv.T), heads=_heads(c), projection=Linear(draw(C, C).T)),
-            mlp=Residual(norm=RMSNorm(), up=Linear(draw(4 * C, C).T), relu=ReLU(), down=Linear(draw(C, 4 * C).T)),
+            attention=Residual(
+                norm=RMSNorm(), qkv=Linear(qkv.T), heads=_heads(c), projection=Linear(draw(C, C).T)
+            ),
+            mlp=Residual(
+                norm=RMSNorm(),
+                up=Linear(draw(4 * C, C).T),
+                relu=ReLU(),
+                down=Linear(draw(C, 4 * C).T),
+            ),
         )
 
     return Sequential(
@@ -360,12 +408,15 @@ def _linear(g, c, fan_in, fan_out, bias=True):
 def _heads(c):
     """Attention whose heads share the channels evenly."""
     if c.n_embd % c.n_head:
-        raise ValueError(f"n_head must divide n_embd, got n_head = {c.n_head} and n_embd = {c.n_embd}")
+        raise ValueError(
+            f"n_head must divide n_embd, got n_head = {c.n_head} and n_embd = {c.n_embd}"
+        )
     return CausalAttention(c.n_head)
 
 
 def _gates(g, c, n):
-    """n torch.nn.Linear from [x, h] to a gate each, drawn in turn, side by side in one weight and one bias."""
+    """n torch.nn.Linear from [x, h] to a gate each, drawn in turn, side by side in one weight and
+    one bias."""
     drawn = [linear_init(g, c.n_embd + c.n_embd2, c.n_embd2, dtype=c.dtype) for _ in range(n)]
     return [np.concatenate(arrays, axis=-1) for arrays in zip(*drawn, strict=True)]
 

@@ -1,7 +1,8 @@
 """Optimisers as torch.optim defines them, and learning-rate schedules.
 
-An optimiser updates one flat vector of parameters from the vector of their gradients: `optimizer.step(lr)`. `state()`
-names the arrays that a resumed run needs. A schedule is a function of the step, `schedule(step) -> lr`.
+An optimiser updates one flat vector of parameters from the vector of their gradients:
+`optimizer.step(lr)`. `state()` names the arrays that a resumed run needs. A schedule is a function
+of the step, `schedule(step) -> lr`.
 """
 
 import math
@@ -10,15 +11,18 @@ import numpy as np
 
 
 class SGD:
-    """p -= lr g; with momentum, v = momentum v + g (v = g at the first step) takes g's place; Nesterov's looks ahead, g
-    + momentum v.
+    """p -= lr g; with momentum, v = momentum v + g (v = g at the first step) takes g's place;
+    Nesterov's looks ahead, g + momentum v.
 
-    data and grad are a Model's flat vectors. Nesterov without momentum is a ValueError, as in torch.
+    data and grad are a Model's flat vectors. Nesterov without momentum is a ValueError, as in
+    torch.
     """
 
     def __init__(self, data, grad, momentum=0.0, nesterov=False):
         if momentum < 0 or (nesterov and momentum == 0):
-            raise ValueError(f"momentum must be at least 0, and above 0 for Nesterov's, got {momentum}")
+            raise ValueError(
+                f"momentum must be at least 0, and above 0 for Nesterov's, got {momentum}"
+            )
         self.data, self.grad, self.momentum, self.nesterov = data, grad, momentum, nesterov
         self.velocity = np.zeros_like(data) if momentum else None
 
@@ -35,7 +39,8 @@ class SGD:
 
 
 class AdamW:
-    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019); weight_decay=0 is Adam (Kingma and Ba, 2015).
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019); weight_decay=0 is Adam
+    (Kingma and Ba, 2015).
 
     p -= lr weight_decay p
     m = beta1 m + (1 - beta1) g,   v = beta2 v + (1 - beta2) g^2
@@ -43,7 +48,13 @@ class AdamW:
     """
 
     def __init__(self, data, grad, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01):
-        self.data, self.grad, self.betas, self.eps, self.weight_decay = data, grad, betas, eps, weight_decay
+        self.data, self.grad, self.betas, self.eps, self.weight_decay = (
+            data,
+            grad,
+            betas,
+            eps,
+            weight_decay,
+        )
         self.mean, self.square = np.zeros_like(data), np.zeros_like(data)
         self.count = np.zeros((), np.int64)
 
@@ -86,7 +97,8 @@ def linear(lr, steps):
 
 
 def cosine(lr, steps, warmup=0, final=0.0):
-    """Linear warm-up over `warmup` steps to lr, then half a cosine down to `final` at `steps`, where it stays."""
+    """Linear warm-up over `warmup` steps to lr, then half a cosine down to `final` at `steps`,
+    where it stays."""
 
     def schedule(step):
         if step < warmup:
@@ -98,7 +110,8 @@ def cosine(lr, steps, warmup=0, final=0.0):
 
 
 def clip_grad_norm(grad, max_norm):
-    """Scale grad in place so that its Euclidean norm is at most max_norm; returns the norm before, as torch does."""
+    """Scale grad in place so that its Euclidean norm is at most max_norm; returns the norm before,
+    as torch does."""
     norm = math.sqrt(float(np.dot(grad, grad)))
     if norm > max_norm:
         grad *= max_norm / (norm + 1e-6)

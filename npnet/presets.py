@@ -1,11 +1,12 @@
-"""The published runs as declarations: a model, its sizes, a seed, a learning-rate rule and the original's way to
-report.
+"""The published runs as declarations: a model, its sizes, a seed, a learning-rate rule and the
+original's way to report.
 
-`preset.prepare(words)` makes a Run: the data, the model, the optimiser and the generators, drawn from in the original's
-order. npnet.train.run drives it; `report` prints what the original prints along the way, `finish` what it prints in the
-end.
+`preset.prepare(words)` makes a Run: the data, the model, the optimiser and the generators, drawn
+from in the original's order. npnet.train.run drives it; `report` prints what the original prints
+along the way, `finish` what it prints in the end.
 
-Sources: the notebooks of Karpathy's "Neural Networks: Zero to Hero" (2022), makemore.py (2022), microgpt (2026).
+Sources: the notebooks of Karpathy's "Neural Networks: Zero to Hero" (2022), makemore.py (2022),
+microgpt (2026).
 """
 
 import random
@@ -25,10 +26,11 @@ LECTURE_SEED = 2147483647
 
 
 class Run:
-    """A run in progress. `generators` and the optimiser's state, with the model, are all that a resumed run needs.
+    """A run in progress. `generators` and the optimiser's state, with the model, are all that a
+    resumed run needs.
 
-    best is the lowest test loss so far, where the original keeps the best model; improved says that the last report
-    lowered it.
+    best is the lowest test loss so far, where the original keeps the best model; improved says that
+    the last report lowered it.
     """
 
     model: Any
@@ -55,7 +57,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Preset:
-    """What all families declare. The original has `steps`; `stop`, if given, is this run's (below 0: no end)."""
+    """What all families declare. The original has `steps`; `stop`, if given, is this run's (below
+    0: no end)."""
 
     name: str
     about: str
@@ -78,7 +81,9 @@ class Preset:
         return words, []
 
     def config(self, vocab_size, block_size, **others):
-        return Config(vocab_size, block_size, self.n_layer, self.n_embd, self.n_embd2, self.n_head, **others)
+        return Config(
+            vocab_size, block_size, self.n_layer, self.n_embd, self.n_embd2, self.n_head, **others
+        )
 
     @property
     def last(self):
@@ -89,10 +94,11 @@ class Preset:
 
 @dataclass(frozen=True)
 class Lecture(Preset):
-    """Windows of block_size characters, plain SGD, lr a tenth from step drop_at on, one generator for everything.
+    """Windows of block_size characters, plain SGD, lr a tenth from step drop_at on, one generator
+    for everything.
 
-    names_seed starts a generator of its own for the twenty names; None goes on with the run's. calibrated: BatchNorm's
-    statistics are taken over the training set in the end.
+    names_seed starts a generator of its own for the twenty names; None goes on with the run's.
+    calibrated: BatchNorm's statistics are taken over the training set in the end.
     """
 
     block_size: int = 3
@@ -114,15 +120,23 @@ class LectureRun(Run):
     def __init__(self, preset, words):
         super().__init__(preset)
         if preset.batch_size < 2:
-            raise ValueError(f"batch_size must be at least 2 for BatchNorm, got {preset.batch_size}")
+            raise ValueError(
+                f"batch_size must be at least 2 for BatchNorm, got {preset.batch_size}"
+            )
         self.vocabulary = Vocabulary(words)
         parts = zip(("train", "val", "test"), split(words), strict=True)
-        self.data = {name: build_dataset(part, self.vocabulary, preset.block_size) for name, part in parts}
+        self.data = {
+            name: build_dataset(part, self.vocabulary, preset.block_size) for name, part in parts
+        }
         self.generator = TorchGenerator(preset.seed)
         self.generators = {"generator": self.generator}
-        self.model = build(preset.kind, preset.config(len(self.vocabulary), preset.block_size), self.generator)
+        self.model = build(
+            preset.kind, preset.config(len(self.vocabulary), preset.block_size), self.generator
+        )
         self.optimizer = SGD(self.model.data, self.model.grad)
-        self.schedule = drop(preset.learning_rate, preset.steps if preset.drop_at is None else preset.drop_at)
+        self.schedule = drop(
+            preset.learning_rate, preset.steps if preset.drop_at is None else preset.drop_at
+        )
 
     def batches(self, start):
         return train.minibatches(*self.data["train"], self.preset.batch_size, self.generator)
@@ -144,7 +158,8 @@ class LectureRun(Run):
 
 @dataclass(frozen=True)
 class Bigram(Preset):
-    """The first lecture: a table of counts, five names by either rule of torch.multinomial, and the average loss."""
+    """The first lecture: a table of counts, five names by either rule of torch.multinomial, and the
+    average loss."""
 
     def prepare(self, words):
         return BigramRun(self, words)
@@ -175,7 +190,8 @@ class BigramRun(Run):
 
 @dataclass(frozen=True)
 class Makemore(Preset):
-    """makemore.py: whole words, masked targets, AdamW; log every 10 steps, samples every 200, evaluation every 500."""
+    """makemore.py: whole words, masked targets, AdamW; log every 10 steps, samples every 200,
+    evaluation every 500."""
 
     weight_decay: float = 0.01
     top_k: int | None = None
@@ -184,10 +200,13 @@ class Makemore(Preset):
         return MakemoreRun(self, words)
 
     def divide(self, words, generator=None):
-        """Training and test words; the run's own generator makes the permutation, its first draw."""
+        """Training and test words; the run's own generator makes the permutation, its first
+        draw."""
         n_test = min(1000, int(len(words) * 0.1))
         if n_test == 0:
-            raise DataError(f"{len(words)} words leave no test set; makemore's split needs at least 10")
+            raise DataError(
+                f"{len(words)} words leave no test set; makemore's split needs at least 10"
+            )
         order = (generator or TorchGenerator(self.seed)).randperm(len(words))
         return [words[i] for i in order[:-n_test]], [words[i] for i in order[-n_test:]]
 
@@ -199,15 +218,22 @@ class MakemoreRun(Run):
         self.vocabulary = Vocabulary(words)
         self.block_size = max(map(len, words)) + 1
         self.novelty = preset.divide(words, self.generator)
-        self.train, self.test = (build_sequences(part, self.vocabulary, self.block_size) for part in self.novelty)
-        self.model = build(preset.kind, preset.config(len(self.vocabulary), self.block_size), self.generator)
-        self.optimizer = AdamW(self.model.data, self.model.grad, betas=(0.9, 0.99), weight_decay=preset.weight_decay)
+        self.train, self.test = (
+            build_sequences(part, self.vocabulary, self.block_size) for part in self.novelty
+        )
+        self.model = build(
+            preset.kind, preset.config(len(self.vocabulary), self.block_size), self.generator
+        )
+        self.optimizer = AdamW(
+            self.model.data, self.model.grad, betas=(0.9, 0.99), weight_decay=preset.weight_decay
+        )
         self.schedule = constant(preset.learning_rate)
         self.sampler = self._loader()
         self.generators = {"generator": self.generator, "sampler": self.sampler}
 
     def _loader(self):
-        """A torch DataLoader draws a base seed, which nothing here uses, then the seed of its sampler's generator."""
+        """A torch DataLoader draws a base seed, which nothing here uses, then the seed of its
+        sampler's generator."""
         self.generator.random_int64()
         return TorchGenerator(self.generator.random_int64())
 
@@ -228,23 +254,31 @@ class MakemoreRun(Run):
             self.print_samples(10)
 
     def _evaluate(self, x, y, batch_size=100, most=11):
-        """The mean of the means of at most eleven shuffled batches, in float32 as the original takes it."""
+        """The mean of the means of at most eleven shuffled batches, in float32 as the original
+        takes it."""
         order = self._loader().randperm(len(x))
         starts = range(0, len(x), batch_size)[:most]
         parts = (order[start : start + batch_size] for start in starts)
-        return float(np.mean([self.model.loss(x[part], y[part]) for part in parts], dtype=np.float32))
+        return float(
+            np.mean([self.model.loss(x[part], y[part]) for part in parts], dtype=np.float32)
+        )
 
     def print_samples(self, n):
-        words = generate(self.model, self.vocabulary, self.generator, n, top_k=self.preset.top_k, draw_all=True)
+        words = generate(
+            self.model, self.vocabulary, self.generator, n, top_k=self.preset.top_k, draw_all=True
+        )
         print("-" * 80)
-        for heap, title in zip(sort_by_novelty(words, *self.novelty), ("in train", "in test", "new"), strict=True):
+        for heap, title in zip(
+            sort_by_novelty(words, *self.novelty), ("in train", "in test", "new"), strict=True
+        ):
             print(f"{len(heap)} samples that are {title}:", *heap, sep="\n")
         print("-" * 80, flush=True)
 
 
 @dataclass(frozen=True)
 class Microgpt(Preset):
-    """microgpt: one word a step, Adam with a falling rate, 20 samples at temperature 0.5, Python's random."""
+    """microgpt: one word a step, Adam with a falling rate, 20 samples at temperature 0.5, Python's
+    random."""
 
     def prepare(self, words):
         return MicrogptRun(self, words)
@@ -268,7 +302,9 @@ class MicrogptRun(Run):
     def batches(self, start):
         step = start
         while True:
-            tokens = self.vocabulary.encode("." + self.words[step % len(self.words)] + ".")[: self.block_size + 1]
+            tokens = self.vocabulary.encode("." + self.words[step % len(self.words)] + ".")[
+                : self.block_size + 1
+            ]
             yield tokens[None, :-1], tokens[None, 1:]
             step += 1
 
@@ -282,17 +318,22 @@ class MicrogptRun(Run):
 
 
 class PythonRandom:
-    """Python's `random` in the place of a TorchGenerator, for microgpt, which numbers the boundary last, not first."""
+    """Python's `random` in the place of a TorchGenerator, for microgpt, which numbers the boundary
+    last, not first."""
 
     def __init__(self, seed):
         self.random = random.Random(seed)
 
     def normal(self, mean, std, shape, dtype):
-        return np.array([self.random.gauss(mean, std) for _ in range(int(np.prod(shape)))], dtype).reshape(shape)
+        return np.array(
+            [self.random.gauss(mean, std) for _ in range(int(np.prod(shape)))], dtype
+        ).reshape(shape)
 
     def multinomial(self, probs, num_samples, replacement=False, rule=""):
         V = probs.shape[-1]
-        drawn = [self.random.choices(range(V), weights=np.roll(row, -1).tolist())[0] for row in probs]
+        drawn = [
+            self.random.choices(range(V), weights=np.roll(row, -1).tolist())[0] for row in probs
+        ]
         return (np.array(drawn)[:, None] + 1) % V
 
     def state(self):
@@ -306,7 +347,14 @@ class PythonRandom:
 
 
 def _makemore(kind, about, name=None):
-    return Makemore(f"makemore-{name or kind}", f"makemore.py --type {name or kind}: {about}", kind, 3407, -1, 5e-4)
+    return Makemore(
+        f"makemore-{name or kind}",
+        f"makemore.py --type {name or kind}: {about}",
+        kind,
+        3407,
+        -1,
+        5e-4,
+    )
 
 
 _PRESETS = (
@@ -345,4 +393,6 @@ PRESETS = {preset.name: preset for preset in _PRESETS}
 def notebook(steps):
     """The main job: the notebook's MLP for `steps` steps, the rate a tenth from their half on."""
     part4 = PRESETS["part4"]
-    return replace(part4, name="notebook", steps=steps, drop_at=steps // 2, splits=("train", "val", "test"))
+    return replace(
+        part4, name="notebook", steps=steps, drop_at=steps // 2, splits=("train", "val", "test")
+    )

@@ -1,12 +1,15 @@
-"""PyTorch's CPU random stream in NumPy: one integer, the same numbers as `torch.Generator().manual_seed(integer)`.
+"""PyTorch's CPU random stream in NumPy: one integer, the same numbers as
+`torch.Generator().manual_seed(integer)`.
 
-Source of every rule here: PyTorch 2.13 ATen CPU generator, measured (x86-64, AVX2 and AVX-512). A *raw* is one 32-bit
-word of the Mersenne Twister, a *raw64* is `(first raw << 32) | second raw`. Integers, `rand` and `exponential` are
-torch's on every machine. Normals and `uniform` are so, bit for bit, where torch runs its AVX2 code; elsewhere torch's
-own logarithm, cosine and lack of a fused multiply-add make the last bits differ.
+Source of every rule here: PyTorch 2.13 ATen CPU generator, measured (x86-64, AVX2 and AVX-512). A
+*raw* is one 32-bit word of the Mersenne Twister, a *raw64* is `(first raw << 32) | second raw`.
+Integers, `rand` and `exponential` are torch's on every machine. Normals and `uniform` are so, bit
+for bit, where torch runs its AVX2 code; elsewhere torch's own logarithm, cosine and lack of a fused
+multiply-add make the last bits differ.
 
-A shape is an int or a tuple, `()` for a scalar; results are fresh C-contiguous arrays. What torch rejects is a
-ValueError, raised before anything is drawn. Left out on purpose: other distributions, dtypes and devices.
+A shape is an int or a tuple, `()` for a scalar; results are fresh C-contiguous arrays. What torch
+rejects is a ValueError, raised before anything is drawn. Left out on purpose: other distributions,
+dtypes and devices.
 """
 
 import math
@@ -23,23 +26,27 @@ _CHUNK = 8192  # normals transformed at a time: the temporaries stay in the cach
 class TorchGenerator:
     """`torch.Generator` for NumPy: the same draws, in any order and mixture, give the same numbers.
 
-        generator = TorchGenerator(2147483647)
-        generator.randn(27, 10)  # torch.randn((27, 10), generator=torch.Generator().manual_seed(2147483647))
+        generator = TorchGenerator(seed)
+        generator.randn(27, 10)  # torch.randn((27, 10), generator=torch.Generator().manual_seed(seed))
 
-    Without a seed it starts where a fresh `torch.Generator()` does. It is never the global state of anything.
+    Without a seed it starts where a fresh `torch.Generator()` does. It is never the global state of
+    anything.
     """
 
     def __init__(self, seed: int = 67280421310721) -> None:
         self.manual_seed(seed)
 
     def manual_seed(self, seed: int) -> "TorchGenerator":
-        """Start again: mt19937 seeded with `seed mod 2^32`, -2^63 <= seed < 2^64; no normal kept. Returns self."""
+        """Start again: mt19937 seeded with `seed mod 2^32`, -2^63 <= seed < 2^64; no normal kept.
+        Returns self."""
         seed = _integer(seed, "seed")
         if not -(2**63) <= seed < 2**64:
             raise ValueError(f"seed must be in [-2^63, 2^64), got {seed}")
         self._seed = seed % 2**64
         self._twister = np.random.RandomState(self._seed % 2**32)
-        self._ahead = np.empty(0, np.uint32)  # the end of the twister's current block, of which the first are used
+        self._ahead = np.empty(
+            0, np.uint32
+        )  # the end of the twister's current block, of which the first are used
         self._used = 0
         self._kept: float | None = None  # the second normal of a scalar pair
         return self
@@ -49,41 +56,62 @@ class TorchGenerator:
         return self._seed
 
     def state(self) -> np.ndarray:
-        """What the next draws depend on, uint64 (628,): the 624 words, position, normal kept?, its bits, seed.
+        """What the next draws depend on, uint64 (628,): the 624 words, position, normal kept?, its
+        bits, seed.
 
-        It does not depend on how far the generator has drawn ahead, so equal positions in the stream have equal states.
+        It does not depend on how far the generator has drawn ahead, so equal positions in the
+        stream have equal states.
         """
         key = self._twister.get_state(legacy=False)["state"]["key"]
         position = _BLOCK - (self._ahead.size - self._used)
         bits = np.float64(0.0 if self._kept is None else self._kept).view(np.uint64)
-        return np.array([*key.tolist(), position, self._kept is not None, bits, self._seed], np.uint64)
+        return np.array(
+            [*key.tolist(), position, self._kept is not None, bits, self._seed], np.uint64
+        )
 
     def set_state(self, state: np.ndarray) -> None:
         """Continue from what `state()` returned."""
         state = np.array(state)
         if state.dtype != np.uint64 or state.shape != (_BLOCK + 4,):
-            raise ValueError(f"a state is a uint64 array of shape ({_BLOCK + 4},), got {state.dtype} {state.shape}")
+            raise ValueError(
+                f"a state is a uint64 array of shape ({_BLOCK + 4},), got {state.dtype} {state.shape}"
+            )
         key, (position, keeps, bits, seed) = state[:_BLOCK], state[_BLOCK:].tolist()
         kept = float(state[_BLOCK + 2 : _BLOCK + 3].view(np.float64)[0])
         if key.max() >= 2**32 or not key.any() or position > _BLOCK:
-            raise ValueError("damaged state: it must hold 624 words below 2^32, not all zero, and a position up to 624")
+            raise ValueError(
+                "damaged state: it must hold 624 words below 2^32, not all zero, and a position up to 624"
+            )
         if keeps > 1 or not math.isfinite(kept) or (bits and not keeps):
-            raise ValueError("damaged state: it must say by 0 or 1 whether it keeps a normal, and that must be finite")
+            raise ValueError(
+                "damaged state: it must say by 0 or 1 whether it keeps a normal, and that must be finite"
+            )
         self._twister.set_state(("MT19937", key.astype(np.uint32), position, 0, 0.0))
         self._ahead, self._used = self._words(_BLOCK - position), 0
         self._kept, self._seed = kept if keeps else None, seed
 
     def rand(self, *shape: int | Sequence[int], dtype: Any = np.float32) -> np.ndarray:
-        """Uniform in [0, 1): `(raw & (2^24 - 1)) * 2^-24` in float32, `(raw64 & (2^53 - 1)) * 2^-53` in float64."""
+        """Uniform in [0, 1): `(raw & (2^24 - 1)) * 2^-24` in float32, `(raw64 & (2^53 - 1)) *
+        2^-53` in float64."""
         sizes = _shape(*shape)
         return self._unit(math.prod(sizes), _dtype(dtype)).reshape(sizes)
 
-    def uniform(self, low: float, high: float, shape: int | Sequence[int], dtype: Any = np.float32) -> np.ndarray:
-        """Uniform in [low, high): `fma(rand, high - low, low)`, all in `dtype`; a result equal to high becomes low."""
-        sizes, kind, low, high = _shape(shape), _dtype(dtype), _real(low, "low"), _real(high, "high")
+    def uniform(
+        self, low: float, high: float, shape: int | Sequence[int], dtype: Any = np.float32
+    ) -> np.ndarray:
+        """Uniform in [low, high): `fma(rand, high - low, low)`, all in `dtype`; a result equal to
+        high becomes low."""
+        sizes, kind, low, high = (
+            _shape(shape),
+            _dtype(dtype),
+            _real(low, "low"),
+            _real(high, "high"),
+        )
         limit = float(np.finfo(kind).max)
         if not (-limit <= low <= high <= limit and high - low <= limit):
-            raise ValueError(f"uniform needs low <= high and high - low finite in {kind}, got {low} and {high}")
+            raise ValueError(
+                f"uniform needs low <= high and high - low finite in {kind}, got {low} and {high}"
+            )
         a, b = kind.type(low), kind.type(high)
         out = _fma(self._unit(math.prod(sizes), kind), b - a, a)
         out[out == b] = a
@@ -93,17 +121,25 @@ class TorchGenerator:
         """Normal with mean 0 and standard deviation 1, see `normal`."""
         return self.normal(0.0, 1.0, _shape(*shape), dtype)
 
-    def normal(self, mean: float, std: float, shape: int | Sequence[int], dtype: Any = np.float32) -> np.ndarray:
+    def normal(
+        self, mean: float, std: float, shape: int | Sequence[int], dtype: Any = np.float32
+    ) -> np.ndarray:
         """Normal by Box and Muller (1958), `fma(z, std, mean)`, in one of two ways.
 
-        16 elements or more: n uniforms in `dtype`; in each block of 16 the first eight are 1 - u1, the last eight u2,
-        and they become `r cos(t)` and `r sin(t)` with r = sqrt(-2 ln u1), t = 2 pi u2. If n is no multiple of 16, the
-        last 16 elements are drawn again from 16 fresh uniforms.
+        16 elements or more: n uniforms in `dtype`; in each block of 16 the first eight are 1 - u1,
+        the last eight u2, and they become `r cos(t)` and `r sin(t)` with r = sqrt(-2 ln u1), t = 2
+        pi u2. If n is no multiple of 16, the last 16 elements are drawn again from 16 fresh
+        uniforms.
 
-        Fewer: one at a time in double, `z = sqrt(-2 log1p(-u2)) cos(2 pi u1)`. The sine is kept for the next scalar,
-        also through larger draws in between.
+        Fewer: one at a time in double, `z = sqrt(-2 log1p(-u2)) cos(2 pi u1)`. The sine is kept for
+        the next scalar, also through larger draws in between.
         """
-        sizes, kind, mean, std = _shape(shape), _dtype(dtype), _real(mean, "mean"), _real(std, "std")
+        sizes, kind, mean, std = (
+            _shape(shape),
+            _dtype(dtype),
+            _real(mean, "mean"),
+            _real(std, "std"),
+        )
         if not std >= 0:
             raise ValueError(f"std must be >= 0, got {std}")
         n = math.prod(sizes)
@@ -122,7 +158,9 @@ class TorchGenerator:
                 out[-16:] = _fma(_box_muller(self._unit(16, kind)), b, a)
         return out.reshape(sizes)
 
-    def exponential(self, shape: int | Sequence[int], dtype: Any = np.float32, rate: float = 1.0) -> np.ndarray:
+    def exponential(
+        self, shape: int | Sequence[int], dtype: Any = np.float32, rate: float = 1.0
+    ) -> np.ndarray:
         """Exponential: `-1/rate * log1p(-u)` with u from one raw64, in double, then cast."""
         sizes, kind, rate = _shape(shape), _dtype(dtype), _real(rate, "rate")
         if not rate > 0:
@@ -132,21 +170,30 @@ class TorchGenerator:
             return (-1.0 / rate * log).astype(kind).reshape(sizes)
 
     def randint(self, low: int, high: int, shape: int | Sequence[int]) -> np.ndarray:
-        """int64 in [low, high): with span = high - low, `raw % span + low` for a span below 2^28, else by raw64."""
+        """int64 in [low, high): with span = high - low, `raw % span + low` for a span below 2^28,
+        else by raw64."""
         sizes, low, high = _shape(shape), _integer(low, "low"), _integer(high, "high")
         if not -(2**63) <= low < high < 2**63:
-            raise ValueError(f"randint needs low < high, both in [-2^63, 2^63), got {low} and {high}")
+            raise ValueError(
+                f"randint needs low < high, both in [-2^63, 2^63), got {low} and {high}"
+            )
         n, span = math.prod(sizes), high - low
         if span < 2**28:
             return ((self._raw(n) % np.uint32(span)).astype(np.int64) + low).reshape(sizes)
-        return (self._raw64(n) % np.uint64(span) + np.uint64(low % 2**64)).view(np.int64).reshape(sizes)
+        return (
+            (self._raw64(n) % np.uint64(span) + np.uint64(low % 2**64))
+            .view(np.int64)
+            .reshape(sizes)
+        )
 
     def random_int64(self) -> int:
-        """torch's `random_()` of one int64, which its data loader draws for seeds: `raw64 & (2^63 - 1)`."""
+        """torch's `random_()` of one int64, which its data loader draws for seeds: `raw64 & (2^63 -
+        1)`."""
         return int(self._raw64(1)[0]) % 2**63
 
     def randperm(self, n: int) -> np.ndarray:
-        """A permutation of 0 .. n-1 as int64: for i in 0 .. n-2, swap p[i] and p[i + raw % (n - i)]."""
+        """A permutation of 0 .. n-1 as int64: for i in 0 .. n-2, swap p[i] and p[i + raw % (n -
+        i)]."""
         n = _integer(n, "n")
         if not 0 <= n < 214748364:
             raise ValueError(f"randperm needs 0 <= n < 214748364, got {n}")
@@ -160,15 +207,17 @@ class TorchGenerator:
     def multinomial(
         self, probs: np.ndarray, num_samples: int, replacement: bool = False, rule: str = "current"
     ) -> np.ndarray:
-        """Indices in proportion to probs, int64: (..., categories) -> (..., num_samples), one leading axis or none.
+        """Indices in proportion to probs, int64: (..., categories) -> (..., num_samples), one
+        leading axis or none.
 
-        race: q = exponential of probs' shape; the indices of the largest `probs / q`, largest first.
-        cdf: `cumsum(probs) / sum(probs)` in probs' dtype; the first index with cdf >= u, u a double from one raw64.
+        race: q = exponential of probs' shape; the indices of the largest `probs / q`, largest
+        first. cdf: `cumsum(probs) / sum(probs)` in probs' dtype; the first index with cdf >= u, u a
+        double from one raw64.
 
         rule="current" (torch 2.13): race for one sample or without replacement, else cdf.
-        rule="2022" (torch 1.12 and 1.13, the published notebooks): race without replacement, else cdf.
-        More samples without replacement than nonzero probabilities are an error here, as torch's documentation asks;
-        torch itself goes on to draw impossible categories.
+        rule="2022" (torch 1.12 and 1.13, the published notebooks): race without replacement, else
+        cdf. More samples without replacement than nonzero probabilities are an error here, as
+        torch's documentation asks; torch itself goes on to draw impossible categories.
         """
         p, k = np.asarray(probs), _integer(num_samples, "num_samples")
         if rule not in ("current", "2022"):
@@ -185,14 +234,17 @@ class TorchGenerator:
                 raise ValueError(f"the sum of probs must be finite in {p.dtype}: scale them down")
             cdf /= cdf[..., -1:].copy()
         u = self._unit(p.size // p.shape[-1] * k, np.dtype(np.float64)).reshape(-1, k)
-        rows = [np.searchsorted(c, row) for c, row in zip(cdf.reshape(-1, p.shape[-1]), u, strict=True)]
+        rows = [
+            np.searchsorted(c, row) for c, row in zip(cdf.reshape(-1, p.shape[-1]), u, strict=True)
+        ]
         return np.array(rows, np.int64).reshape(*p.shape[:-1], k)
 
     def _words(self, n: int) -> np.ndarray:
         return self._twister.randint(0, 2**32, n, dtype=np.uint32)
 
     def _raw(self, n: int) -> np.ndarray:
-        """The next n raws, to be read only. Whole blocks are made, so the twister's key is the current block's."""
+        """The next n raws, to be read only. Whole blocks are made, so the twister's key is the
+        current block's."""
         rest = self._ahead[self._used :]
         missing = n - rest.size
         if missing <= 0:
@@ -224,10 +276,12 @@ class TorchGenerator:
 def linear_init(
     generator: TorchGenerator, fan_in: int, fan_out: int, bias: bool = True, dtype: Any = np.float32
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """What `torch.nn.Linear(fan_in, fan_out, bias)` starts with: weight (fan_in, fan_out), bias (fan_out,) or None.
+    """What `torch.nn.Linear(fan_in, fan_out, bias)` starts with: weight (fan_in, fan_out), bias
+    (fan_out,) or None.
 
-    Both are uniform in +-1/sqrt(fan_in); the weight's bound is computed as He et al. (2015) have it, with a = sqrt(5):
-    `sqrt(3) (sqrt(2 / (1 + a^2)) / sqrt(fan_in))`. Drawn first, as torch's (fan_out, fan_in), and transposed.
+    Both are uniform in +-1/sqrt(fan_in); the weight's bound is computed as He et al. (2015) have
+    it, with a = sqrt(5): `sqrt(3) (sqrt(2 / (1 + a^2)) / sqrt(fan_in))`. Drawn first, as torch's
+    (fan_out, fan_in), and transposed.
     """
     fan_in, fan_out = _integer(fan_in, "fan_in"), _integer(fan_out, "fan_out")
     if fan_in < 1 or fan_out < 1:
@@ -261,7 +315,8 @@ def _box_muller(u: np.ndarray) -> np.ndarray:
 
 
 def _libm(function: Any, x: np.ndarray) -> np.ndarray:
-    """The C library's function, which torch calls for doubles: NumPy's own may differ in the last bit."""
+    """The C library's function, which torch calls for doubles: NumPy's own may differ in the last
+    bit."""
     return np.fromiter(map(function, x.reshape(-1).tolist()), np.float64, x.size).reshape(x.shape)
 
 
@@ -272,15 +327,18 @@ _LOG = np.array(
 )  # fmt: skip
 _COS = np.array([2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2], np.float32)
 _SIN = np.array([-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1], np.float32)
-_PI_4 = np.array([0.78515625, 2.4187564849853515625e-4, 3.77489497744594108e-8], np.float32)  # they add up to pi / 4
+_PI_4 = np.array(
+    [0.78515625, 2.4187564849853515625e-4, 3.77489497744594108e-8], np.float32
+)  # they add up to pi / 4
 
 
 def _fma(x: np.ndarray, y: Any, z: Any) -> np.ndarray:
     """x * y + z rounded once; y and z are scalars of x's dtype.
 
-    float32: the product is exact in float64. float64: it is split in two by Dekker's product (1971), and all but the
-    last addition are without error (between 1e-290 and 1e290; near the ends of the range the last bit may differ).
-    What is rounded before the last rounding is rounded to odd, which leaves no trace (Boldo and Melquiond 2008).
+    float32: the product is exact in float64. float64: it is split in two by Dekker's product
+    (1971), and all but the last addition are without error (between 1e-290 and 1e290; near the ends
+    of the range the last bit may differ). What is rounded before the last rounding is rounded to
+    odd, which leaves no trace (Boldo and Melquiond 2008).
     """
     if x.dtype == np.float32:
         return _odd_sum(x.astype(np.float64) * y, np.float64(z)).astype(np.float32)
@@ -314,7 +372,8 @@ def _odd_sum(a: Any, b: Any) -> np.ndarray:
 
 
 def _fma32(x: np.ndarray, y: Any, z: Any) -> np.ndarray:
-    """float32 with one rounding too many, which changes none of the 2^24 logarithms, sines and cosines below."""
+    """float32 with one rounding too many, which changes none of the 2^24 logarithms, sines and
+    cosines below."""
     return (x.astype(np.float64) * y + z).astype(np.float32)
 
 
@@ -337,7 +396,8 @@ def _log32(u: np.ndarray) -> np.ndarray:
 
 
 def _sincos32(t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """sin t and cos t for float32 t >= 0: multiples of pi/4 taken off, two polynomials, swapped by octant."""
+    """sin t and cos t for float32 t >= 0: multiples of pi/4 taken off, two polynomials, swapped by
+    octant."""
     octant = ((t * 1.27323954473516).astype(np.int32) + 1) & ~1
     multiple = octant.astype(np.float32)
     for part in _PI_4:
@@ -353,8 +413,14 @@ def _sincos32(t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _check_probabilities(p: np.ndarray, k: int, replacement: bool) -> None:
-    if p.dtype not in (np.float32, np.float64) or p.ndim not in (1, 2) or not 0 < p.shape[-1] <= 2**24:
-        raise ValueError(f"probs must be float32 or float64, ([rows,] 1 to 2^24 categories), got {p.dtype} {p.shape}")
+    if (
+        p.dtype not in (np.float32, np.float64)
+        or p.ndim not in (1, 2)
+        or not 0 < p.shape[-1] <= 2**24
+    ):
+        raise ValueError(
+            f"probs must be float32 or float64, ([rows,] 1 to 2^24 categories), got {p.dtype} {p.shape}"
+        )
     if k < 1:
         raise ValueError(f"num_samples must be at least 1, got {k}")
     largest = p.max(-1)
@@ -363,7 +429,9 @@ def _check_probabilities(p: np.ndarray, k: int, replacement: bool) -> None:
     if not (largest > 0).all():
         raise ValueError("probs must have a positive sum, in every row")
     if not replacement and k > 1 and k > np.count_nonzero(p, -1).min(initial=p.shape[-1]):
-        raise ValueError(f"{k} samples without replacement need {k} nonzero probabilities, in every row")
+        raise ValueError(
+            f"{k} samples without replacement need {k} nonzero probabilities, in every row"
+        )
 
 
 def _integer(value: Any, name: str) -> int:

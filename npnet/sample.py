@@ -1,4 +1,5 @@
-"""Drawing words from a model, one position at a time: each layer keeps what it needs of the positions before."""
+"""Drawing words from a model, one position at a time: each layer keeps what it needs of the
+positions before."""
 
 import numpy as np
 
@@ -23,11 +24,12 @@ def generate(
 ):
     """n words as a list of strings, each beginning with `prompt`.
 
-    temperature divides the logits; 0 takes the likeliest character and draws nothing. top_k keeps the k likeliest
-    characters. rule and replacement are those of npnet.random.TorchGenerator.multinomial. max_length counts the
-    characters; by default it is block_size - 1 for the models that read sequences. batch_size words are drawn side by
-    side (default: all n), and the drawing of a batch ends with its last word, or with draw_all, as makemore does it,
-    after max_length draws.
+    temperature divides the logits; 0 takes the likeliest character and draws nothing. top_k keeps
+    the k likeliest characters. rule and replacement are those of
+    npnet.random.TorchGenerator.multinomial. max_length counts the characters; by default it is
+    block_size - 1 for the models that read sequences. batch_size words are drawn side by side
+    (default: all n), and the drawing of a batch ends with its last word, or with draw_all, as
+    makemore does it, after max_length draws.
     """
     if not temperature >= 0:
         raise ValueError(f"temperature must be at least 0, got {temperature}")
@@ -41,7 +43,9 @@ def generate(
     if "." in prompt:
         raise ValueError(f"the prompt {prompt!r} holds '.', which ends a word")
     if len(prompt_ids) > max_length:
-        raise ValueError(f"the prompt {prompt!r} is longer than {max_length}, the most characters of a word")
+        raise ValueError(
+            f"the prompt {prompt!r} is longer than {max_length}, the most characters of a word"
+        )
 
     def choose(logits):
         if temperature == 0:

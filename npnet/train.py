@@ -1,6 +1,7 @@
 """Training: minibatches, the loop, evaluation over whole splits, and BatchNorm's calibration.
 
-The loop is a generator, so that whoever drives it decides what to print, when to evaluate and when to stop:
+The loop is a generator, so that whoever drives it decides what to print, when to evaluate and when
+to stop:
 
     for step, loss in run(model, minibatches(x, y, 32, generator), optimizer, schedule, steps): ...
 """
@@ -14,7 +15,8 @@ from npnet.optim import SGD, drop
 
 
 def minibatches(x, y, batch_size, generator):
-    """Endless minibatches with replacement: batch_size indices of generator.randint each, drawn when asked for."""
+    """Endless minibatches with replacement: batch_size indices of generator.randint each, drawn
+    when asked for."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     while True:
@@ -23,7 +25,8 @@ def minibatches(x, y, batch_size, generator):
 
 
 def run(model, batches, optimizer, schedule, steps, start=0):
-    """Steps start .. steps - 1: loss and gradients of the next batch, then one update with lr = schedule(step).
+    """Steps start .. steps - 1: loss and gradients of the next batch, then one update with lr =
+    schedule(step).
 
     Yields (step, loss) after each update; the loss is the one before it.
     """
@@ -36,7 +39,8 @@ def run(model, batches, optimizer, schedule, steps, start=0):
 
 
 def fit(model, x, y, generator, steps, batch_size=32, lr=0.1):
-    """Train by SGD as the notebook does: lr, a tenth of it from half of the steps on, then calibrate -> the losses."""
+    """Train by SGD as the notebook does: lr, a tenth of it from half of the steps on, then
+    calibrate -> the losses."""
     batches = minibatches(x, y, batch_size, generator)
     optimizer = SGD(model.data, model.grad)
     losses = [loss for _, loss in run(model, batches, optimizer, drop(lr, steps // 2), steps)]
@@ -45,7 +49,8 @@ def fit(model, x, y, generator, steps, batch_size=32, lr=0.1):
 
 
 def evaluate(model, x, y, chunk=4096):
-    """Mean loss in nats over every target of (x, y) that is not -1, with running statistics; chunk rows at a time."""
+    """Mean loss in nats over every target of (x, y) that is not -1, with running statistics; chunk
+    rows at a time."""
     total, count = 0.0, 0
     for start in range(0, len(x), chunk):
         targets = y[start : start + chunk]
@@ -60,10 +65,11 @@ def evaluate(model, x, y, chunk=4096):
 
 
 def calibrate(model, x, chunk=4096):
-    """Give every BatchNorm that keeps no running statistics those of its input over all of x, (N, block_size), from
-    below upwards.
+    """Give every BatchNorm that keeps no running statistics those of its input over all of x, (N,
+    block_size), from below upwards.
 
-    Mean and unbiased variance are joined chunk by chunk in float64 (Chan et al., 1979), so that memory stays bounded.
+    Mean and unbiased variance are joined chunk by chunk in float64 (Chan et al., 1979), so that
+    memory stays bounded.
     """
     layers = list(model.network.layers.values())
     for k, layer in enumerate(layers):
@@ -77,7 +83,9 @@ def calibrate(model, x, chunk=4096):
             rows = h.reshape(-1, h.shape[-1]).astype(np.float64)
             n, chunk_mean = len(rows), rows.mean(0)
             delta = chunk_mean - mean
-            squares = squares + ((rows - chunk_mean) ** 2).sum(0) + delta**2 * (count * n / (count + n))
+            squares = (
+                squares + ((rows - chunk_mean) ** 2).sum(0) + delta**2 * (count * n / (count + n))
+            )
             mean = mean + delta * (n / (count + n))
             count += n
         if count < 2:
@@ -87,11 +95,11 @@ def calibrate(model, x, chunk=4096):
 
 
 def count_bigrams(model, x, y):
-    """Fill a bigram model by counting: the table becomes the log of (N + 1) / (row sum of N + 1), N[a, b] how often b
-    follows a.
+    """Fill a bigram model by counting: the table becomes the log of (N + 1) / (row sum of N + 1),
+    N[a, b] how often b follows a.
 
-    That is the best table for the smoothed counts, which the gradient would only approach. x, y as the model is trained
-    on.
+    That is the best table for the smoothed counts, which the gradient would only approach. x, y as
+    the model is trained on.
     """
     table = model.parameters()["logits.weight"]
     kept = y != -1
@@ -101,8 +109,8 @@ def count_bigrams(model, x, y):
 
 
 def _keep_freed_memory():
-    """Ask glibc to keep freed memory: by default it returns a large array's pages at once and faults them in again each
-    step.
+    """Ask glibc to keep freed memory: by default it returns a large array's pages at once and
+    faults them in again each step.
 
     Where there is no glibc nothing happens.
     """

@@ -1,4 +1,5 @@
-"""`python -m oracle`: the gradients of the notebook's network against autograd, as a table; and the other proofs."""
+"""`python -m oracle`: the gradients of the notebook's network against autograd, as a table; and the
+other proofs."""
 
 import argparse
 import os
@@ -40,33 +41,90 @@ def parser():
         "for one minibatch. The exit status is 1 if one of them is wrong.",
     )
     seed, size, width = integer(-(2**63), 2**64 - 1), integer(2, 10_000), integer(1, 10_000)
-    p.add_argument("-i", "--input-file", default=NAMES, metavar="FILE", help="words, one a line (default: npnet's own)")
-    p.add_argument("--seed", type=seed, default=2147483647, help="of parameters and minibatch (default: %(default)s)")
-    p.add_argument("-b", "--batch-size", type=size, default=32, help="examples, 2 or more (default: %(default)s)")
+    p.add_argument(
+        "-i",
+        "--input-file",
+        default=NAMES,
+        metavar="FILE",
+        help="words, one a line (default: npnet's own)",
+    )
+    p.add_argument(
+        "--seed",
+        type=seed,
+        default=2147483647,
+        help="of parameters and minibatch (default: %(default)s)",
+    )
+    p.add_argument(
+        "-b",
+        "--batch-size",
+        type=size,
+        default=32,
+        help="examples, 2 or more (default: %(default)s)",
+    )
     p.add_argument("--n-hidden", type=width, default=64, help="hidden units (default: %(default)s)")
-    p.add_argument("--with-b1", action="store_true", help="give the first layer the bias that batch norm makes useless")
-    p.add_argument("--lang", choices=("en", "ko"), default="en", help="language of the labels (default: %(default)s)")
+    p.add_argument(
+        "--with-b1",
+        action="store_true",
+        help="give the first layer the bias that batch norm makes useless",
+    )
+    p.add_argument(
+        "--lang",
+        choices=("en", "ko"),
+        default="en",
+        help="language of the labels (default: %(default)s)",
+    )
     p.set_defaults(command=show_table)
-    commands = p.add_subparsers(metavar="certify | exercise", help="or another command; each has its own --help")
+    commands = p.add_subparsers(
+        metavar="certify | exercise", help="or another command; each has its own --help"
+    )
 
-    c = commands.add_parser("certify", help="fuzz every operation and model on fresh random examples")
+    c = commands.add_parser(
+        "certify", help="fuzz every operation and model on fresh random examples"
+    )
     c.set_defaults(command=certify)
-    c.add_argument("--examples", type=integer(1, 10**9), default=100, help="for each of them (default: %(default)s)")
-    c.add_argument("--op", action="append", default=[], metavar="NAME", help="only this one; may be given again")
+    c.add_argument(
+        "--examples",
+        type=integer(1, 10**9),
+        default=100,
+        help="for each of them (default: %(default)s)",
+    )
+    c.add_argument(
+        "--op",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="only this one; may be given again",
+    )
 
-    e = commands.add_parser("exercise", help="derive the gradients yourself and be told which are right")
+    e = commands.add_parser(
+        "exercise", help="derive the gradients yourself and be told which are right"
+    )
     steps = e.add_subparsers(required=True, metavar="new | check")
     new = steps.add_parser("new", help="write a file with the gradients left to fill")
     new.set_defaults(command=new_exercise)
     new.add_argument("file", type=Path)
-    new.add_argument("--exercise", choices=EXERCISES, default="chunked", help="which one (default: the notebook's)")
+    new.add_argument(
+        "--exercise",
+        choices=EXERCISES,
+        default="chunked",
+        help="which one (default: the notebook's)",
+    )
     new.add_argument("--solution", action="store_true", help="with npnet's own lines filled in")
-    check = steps.add_parser("check", help="print which gradients of the file are done, wrong or not yet done")
+    check = steps.add_parser(
+        "check", help="print which gradients of the file are done, wrong or not yet done"
+    )
     check.set_defaults(command=check_exercise)
     check.add_argument("file", type=Path)
-    check.add_argument("--examples", type=integer(0, 10**9), default=50, help="of other sizes (default: %(default)s)")
     check.add_argument(
-        "--seed", type=integer(0, 2**64 - 1), help="of those, as a failure prints it (default: a new one)"
+        "--examples",
+        type=integer(0, 10**9),
+        default=50,
+        help="of other sizes (default: %(default)s)",
+    )
+    check.add_argument(
+        "--seed",
+        type=integer(0, 2**64 - 1),
+        help="of those, as a failure prints it (default: a new one)",
     )
     return p
 
@@ -91,7 +149,9 @@ def certify(args):
 
 
 def show_table(args):
-    params, x, y = minibatch(args.input_file, args.seed, args.batch_size, args.n_hidden, args.with_b1)
+    params, x, y = minibatch(
+        args.input_file, args.seed, args.batch_size, args.n_hidden, args.with_b1
+    )
     text, right = table(params, x, y, args.lang)
     print(text)
     return 0 if right else 1

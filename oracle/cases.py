@@ -1,8 +1,10 @@
-"""The table: every operation of npnet with how to draw an example of it, and the one property that each has to satisfy.
+"""The table: every operation of npnet with how to draw an example of it, and the one property that
+each has to satisfy.
 
-An example is a flat dictionary of plain values, seed and sizes and options, from which `Case.draw` makes the arrays; so
-a printed example reproduces a failure. `check(case, example)` is the whole property. The tests, `certify` and the
-registry of wrong backward passes all call it, the last with a backward of its own.
+An example is a flat dictionary of plain values, seed and sizes and options, from which `Case.draw`
+makes the arrays; so a printed example reproduces a failure. `check(case, example)` is the whole
+property. The tests, `certify` and the registry of wrong backward passes all call it, the last with
+a backward of its own.
 """
 
 import functools
@@ -27,8 +29,9 @@ COMMON: dict[str, tuple] = {
     "layout": ("C", "C", "F", "reversed", "strided", "zero stride"),
 }
 Arrays = dict[str, np.ndarray]
-# Mostly small, so that an example is quick; the large ones are for what goes wrong from some size on. Where M is
-# measured, hundreds of equal terms with errors in common would need more runs; there the large sizes are edges.
+# Mostly small, so that an example is quick; the large ones are for what goes wrong from some size
+# on. Where M is measured, hundreds of equal terms with errors in common would need more runs; there
+# the large sizes are edges.
 SMALL = (3, 1, 2, 4, 5, 7)
 SIZE = (*SMALL, 33)
 LEAD = ((4,), (), (1,), (2,), (3,), (7,), (2, 3), (3, 1), (1, 4), (2, 1, 3), (70,))
@@ -36,7 +39,8 @@ EPS = (None, 1e-5, 1e-3, 0.5)  # None: the default of the operation
 
 
 class Draw:
-    """Random arrays for one example. The kind of values shapes the data, `x`; parameters are always normal."""
+    """Random arrays for one example. The kind of values shapes the data, `x`; parameters are always
+    normal."""
 
     def __init__(self, seed: int, values: str, scale: float):
         self.rng = np.random.default_rng(seed)
@@ -59,17 +63,19 @@ class Draw:
         return x
 
     def indices(self, n: int, shape: tuple[int, ...]) -> np.ndarray:
-        """From at most four distinct ones, so that they repeat; all the same where values are constant."""
+        """From at most four distinct ones, so that they repeat; all the same where values are
+        constant."""
         few = self.rng.integers(0, n, 1 if self.values == "constant" else 4)
         return self.rng.choice(few, shape)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One operation: `draw(draws, **choices)` gives its inputs by name, in argument order, and its options.
+    """One operation: `draw(draws, **choices)` gives its inputs by name, in argument order, and its
+    options.
 
-    batched    the inputs with a batch axis in front, and "y" if the result has one; empty: the batch has an order
-               (a backward's `out` is for the gradients of all the others)
+    batched    the inputs with a batch axis in front, and "y" if the result has one; empty: the
+               batch has an order (a backward's `out` is for the gradients of all the others)
     separable  whether the gradients of two halves of a batch add up to those of the whole
     """
 
@@ -83,22 +89,34 @@ class Case:
     oracle: Callable = field(default=None, repr=False)  # type: ignore[assignment]
 
     def __post_init__(self):
-        for role, module, name in (("forward", ops, ""), ("backward", ops, "_backward"), ("oracle", reference, "")):
+        for role, module, name in (
+            ("forward", ops, ""),
+            ("backward", ops, "_backward"),
+            ("oracle", reference, ""),
+        ):
             if getattr(self, role) is None:
                 object.__setattr__(self, role, getattr(module, self.name + name))
 
     @functools.cached_property
     def all_choices(self) -> dict[str, tuple]:
-        return self.choices | {name: options for name, options in COMMON.items() if name not in self.choices}
+        return self.choices | {
+            name: options for name, options in COMMON.items() if name not in self.choices
+        }
 
     def example(self, rng: np.random.Generator) -> dict[str, Any]:
         """A random example."""
-        drawn = {name: options[rng.integers(len(options))] for name, options in self.all_choices.items()}
+        drawn = {
+            name: options[rng.integers(len(options))] for name, options in self.all_choices.items()
+        }
         return {"seed": int(rng.integers(2**32)), **drawn}
 
     def plain(self, **chosen: Any) -> dict[str, Any]:
         """The plainest example but for what is chosen: how an edge is written down."""
-        return {"seed": 0, **{name: options[0] for name, options in self.all_choices.items()}, **chosen}
+        return {
+            "seed": 0,
+            **{name: options[0] for name, options in self.all_choices.items()},
+            **chosen,
+        }
 
     def strategy(self):
         """hypothesis' way to draw an example."""
@@ -109,18 +127,29 @@ class Case:
 
 
 class Trial:
-    """One operation on one example in one dtype: read-only inputs, laid out in memory, and the oracle's answers."""
+    """One operation on one example in one dtype: read-only inputs, laid out in memory, and the
+    oracle's answers."""
 
-    def __init__(self, case: Case, example: dict[str, Any], dtype: type, forward: Callable, backward: Callable):
+    def __init__(
+        self,
+        case: Case,
+        example: dict[str, Any],
+        dtype: type,
+        forward: Callable,
+        backward: Callable,
+    ):
         self.case, self.example, self.dtype = case, example, np.dtype(dtype)
         self.forward, self.backward = forward, backward
         draws = Draw(example["seed"], example["values"], example["scale"])
-        arrays, self.options = case.draw(draws, **{k: v for k, v in example.items() if k not in COMMON and k != "seed"})
+        arrays, self.options = case.draw(
+            draws, **{k: v for k, v in example.items() if k not in COMMON and k != "seed"}
+        )
         self.inputs = {name: self.lay_out(a, name in case.batched) for name, a in arrays.items()}
         self.names = [name for name, a in self.inputs.items() if a.dtype.kind == "f"]
         self.rng = draws.rng
         self.wide = {
-            name: np.array(a, np.float64 if name in self.names else None, order="C") for name, a in self.inputs.items()
+            name: np.array(a, np.float64 if name in self.names else None, order="C")
+            for name, a in self.inputs.items()
         }
         y = case.oracle(*(torch.from_numpy(a.copy()) for a in self.wide.values()), **self.options)
         self.dy = self.lay_out(self.rng.standard_normal(tuple(y.shape)) * example["upstream"], True)
@@ -128,7 +157,8 @@ class Trial:
         self.terms = max(a.size for a in self.inputs.values())
 
     def lay_out(self, values: np.ndarray, data: bool) -> np.ndarray:
-        """The same values in another order of memory (but for zero stride, which repeats the first of the batch)."""
+        """The same values in another order of memory (but for zero stride, which repeats the first
+        of the batch)."""
         a = np.array(values, self.dtype if values.dtype.kind == "f" else None)
         layout = self.example["layout"] if a.ndim else "C"
         if layout == "F":
@@ -145,7 +175,8 @@ class Trial:
         return a
 
     def reference(self, inputs: Arrays, dy: np.ndarray) -> tuple[Arrays, Arrays]:
-        """y and each d<name> in float64, and their M: the formula's where there is one, else measured."""
+        """y and each d<name> in float64, and their M: the formula's where there is one, else
+        measured."""
         case, options = self.case, self.options
         formula = getattr(reference, f"{case.name}_scale", None)
 
@@ -155,7 +186,9 @@ class Trial:
             y = case.oracle(*tensors, **options)
             return [y, *torch.autograd.grad(y, leaves, upstream)]
 
-        values, scales = rounding_scale(values_and_gradients, [*inputs.values(), dy], runs=0 if formula else 8)
+        values, scales = rounding_scale(
+            values_and_gradients, [*inputs.values(), dy], runs=0 if formula else 8
+        )
         if formula:
             tensors = [torch.from_numpy(a) for a in inputs.values()]
             scales = [m.numpy() for m in formula(torch.as_tensor(dy), *tensors, **options)]
@@ -164,10 +197,16 @@ class Trial:
 
     # How it calls, and what it says when something is wrong.
 
-    def fail(self, sentence: str, result: Result | None = None, cause: BaseException | None = None) -> None:
+    def fail(
+        self, sentence: str, result: Result | None = None, cause: BaseException | None = None
+    ) -> None:
         at = ", ".join(f"{name} = {value!r}" for name, value in self.example.items())
-        line = f"python -c \"from oracle.cases import *; check('{self.case.name}', {self.example})\""
-        raise Mismatch(f"{self.case.name} ({self.dtype}): {sentence} [{at}]\nReproduce: {line}", result) from cause
+        line = (
+            f"python -c \"from oracle.cases import *; check('{self.case.name}', {self.example})\""
+        )
+        raise Mismatch(
+            f"{self.case.name} ({self.dtype}): {sentence} [{at}]\nReproduce: {line}", result
+        ) from cause
 
     def call(self, function: Callable, *arguments: Any, **options: Any) -> Any:
         try:
@@ -181,7 +220,9 @@ class Trial:
         found = self.call(self.backward, dy, cache, **options)
         found = (found,) if len(self.names) == 1 and isinstance(found, np.ndarray) else found
         if not isinstance(found, tuple) or len(found) != len(self.names):
-            self.fail(f"the backward has to return {', '.join('d' + n for n in self.names)}, but returned {found!r}.")
+            self.fail(
+                f"the backward has to return {', '.join('d' + n for n in self.names)}, but returned {found!r}."
+            )
         return {"d" + name: gradient for name, gradient in zip(self.names, found, strict=True)}
 
     def run(self, inputs: dict[str, np.ndarray], dy: Any) -> dict[str, np.ndarray]:
@@ -189,7 +230,11 @@ class Trial:
         return {"y": y, **self.gradients(dy, cache)}
 
     def close(
-        self, found: Arrays, when: str = "", expected: Arrays | None = None, scale: Arrays | None = None
+        self,
+        found: Arrays,
+        when: str = "",
+        expected: Arrays | None = None,
+        scale: Arrays | None = None,
     ) -> list[Result]:
         expected, scale = expected or self.expected, scale or self.scale
         how: dict[str, Any] = {"upstream": float(np.abs(self.dy).max()), "dtype": self.dtype}
@@ -204,12 +249,17 @@ class Trial:
     # The property.
 
     def values(self) -> list[Result]:
-        """Values, shapes, dtypes; nothing of the caller's modified or shared; the same bits after another call."""
+        """Values, shapes, dtypes; nothing of the caller's modified or shared; the same bits after
+        another call."""
         y, cache = self.call(self.forward, *self.inputs.values(), **self.options)
         cached = list(arrays_in(cache))
         for array in arrays_in((y, cache)):
             array.flags.writeable = False
-        given = {**{f"the input {n}": a for n, a in self.inputs.items()}, "dy": self.dy, "the result y": y}
+        given = {
+            **{f"the input {n}": a for n, a in self.inputs.items()},
+            "dy": self.dy,
+            "the result y": y,
+        }
         given |= {f"array {i} of the cache": a for i, a in enumerate(cached)}
         before = {what: a.tobytes() for what, a in given.items()}
         gradients = self.gradients(self.dy, cache)
@@ -227,7 +277,9 @@ class Trial:
             owners[name] = gradient
             before[name] = gradient.tobytes()
 
-        self.run({n: 1.5 * a if n in self.names else a for n, a in self.inputs.items()}, 1.5 * self.dy)
+        self.run(
+            {n: 1.5 * a if n in self.names else a for n, a in self.inputs.items()}, 1.5 * self.dy
+        )
         again, _ = self.call(self.forward, *self.inputs.values(), **self.options)
         again = {"y": again, **self.gradients(self.dy, cache)}
         for name, value in {"y": y, **gradients}.items():
@@ -242,7 +294,8 @@ class Trial:
                 self.fail(f"{what} was modified.")
 
     def cotangent(self) -> None:
-        """The backward is linear: zero gives exact zeros, and the gradients of two parts of dy add up."""
+        """The backward is linear: zero gives exact zeros, and the gradients of two parts of dy add
+        up."""
         _, cache = self.call(self.forward, *self.inputs.values(), **self.options)
         for name, gradient in self.gradients(0 * self.dy, cache).items():
             if np.any(gradient != 0):
@@ -252,8 +305,12 @@ class Trial:
         total = {name: first[name] * self.dtype.type(-0.5) + second[name] for name in first}
         try:
             self.close(total)
-        except Mismatch:  # what cancels in the whole need not cancel in a part, whose errors are then larger
-            scales = [self.reference(self.wide, d.astype(np.float64))[1] for d in (part, self.dy - part)]
+        except (
+            Mismatch
+        ):  # what cancels in the whole need not cancel in a part, whose errors are then larger
+            scales = [
+                self.reference(self.wide, d.astype(np.float64))[1] for d in (part, self.dy - part)
+            ]
             scale = {name: scales[0][name] + scales[1][name] for name in total}
             self.close(total, "as the sum over two parts of dy, ", scale=scale)
         if self.dy.ndim == 0:
@@ -273,18 +330,21 @@ class Trial:
 
         order = self.rng.permutation(size)
         expected, scale = (
-            {n: a[order] if n in in_batch else a for n, a in part.items()} for part in (self.expected, self.scale)
+            {n: a[order] if n in in_batch else a for n, a in part.items()}
+            for part in (self.expected, self.scale)
         )
         self.close(select(order), "for a permuted batch, ", expected, scale)
         if self.case.separable:
             first, second = select(slice(0, size // 2)), select(slice(size // 2, size))
             joined = {
-                n: np.concatenate([first[n], second[n]]) if n in in_batch else first[n] + second[n] for n in first
+                n: np.concatenate([first[n], second[n]]) if n in in_batch else first[n] + second[n]
+                for n in first
             }
             self.close(joined, "from two halves of the batch, ")
 
     def placed(self) -> None:
-        """Where the backward takes `out`, the parameters' gradients appear there, whatever stood there before."""
+        """Where the backward takes `out`, the parameters' gradients appear there, whatever stood
+        there before."""
         if "out" not in inspect.signature(self.backward).parameters:
             return
         _, cache = self.call(self.forward, *self.inputs.values(), **self.options)
@@ -293,10 +353,14 @@ class Trial:
             out = tuple(np.empty(self.expected[n].shape, self.dtype, order) for n in names)
             for array in out:
                 array.fill(np.nan)
-            returned = self.gradients(self.dy, cache, out=out[0] if names and len(self.names) == 1 else out)
+            returned = self.gradients(
+                self.dy, cache, out=out[0] if names and len(self.names) == 1 else out
+            )
             self.close(returned, "with `out`, ")
             for name, array in zip(names, out, strict=True):
-                if not np.array_equal(array, returned[name]) or not np.shares_memory(array, returned[name]):
+                if not np.array_equal(array, returned[name]) or not np.shares_memory(
+                    array, returned[name]
+                ):
                     self.fail(f"{name} is not what stands in `out`.")
 
 
@@ -311,11 +375,16 @@ def arrays_in(cache: Any) -> Iterator[np.ndarray]:
 
 
 def check(
-    case: Case | str, example: dict[str, Any], forward: Callable | None = None, backward: Callable | None = None
+    case: Case | str,
+    example: dict[str, Any],
+    forward: Callable | None = None,
+    backward: Callable | None = None,
 ) -> list[Result]:
-    """The whole property of one operation on one example, in float64 and in float32; raises `Mismatch` with a sentence.
+    """The whole property of one operation on one example, in float64 and in float32; raises
+    `Mismatch` with a sentence.
 
-    Another `forward` or `backward` may take the place of npnet's. Returns the comparisons with the oracle.
+    Another `forward` or `backward` may take the place of npnet's. Returns the comparisons with the
+    oracle.
     """
     case = find(case) if isinstance(case, str) else case
     results = []
@@ -370,7 +439,9 @@ def draw_cross_entropy(d: Draw, lead, V, ignored, ignore_index):
         targets[d.rng.random(targets.shape) < (0.5 if ignored == "some" else 1)] = ignore
     if np.all(targets == ignore):
         targets[d.rng.integers(targets.size)] = V - 1
-    return {"logits": d.x(*lead, V), "targets": targets.reshape(lead)}, given(ignore_index=ignore_index)
+    return {"logits": d.x(*lead, V), "targets": targets.reshape(lead)}, given(
+        ignore_index=ignore_index
+    )
 
 
 def draw_norm(d: Draw, lead, C, **options):
@@ -392,7 +463,12 @@ def draw_attention(d: Draw, lead, T, n_head, D):
 
 def draw_recurrent(d: Draw, lead, T, C, H, gates, states):
     initial = {name: d.normal(H) for name in states}
-    return {"x": d.x(*lead, T, C), **initial, "w": d.normal(C + H, gates * H), "b": d.normal(gates * H)}, {}
+    return {
+        "x": d.x(*lead, T, C),
+        **initial,
+        "w": d.normal(C + H, gates * H),
+        "b": d.normal(gates * H),
+    }, {}
 
 
 def draw_sequence(d: Draw, lead, T, C, n=None):
@@ -411,8 +487,15 @@ SEQUENCES = ((3,), (), (1,), (4,), (2, 3))
 CASES: dict[str, Case] = {
     case.name: case
     for case in (
-        Case("embedding", draw_embedding, {"lead": LEAD, "V": (3, 1, 2, 5, 7, 600), "C": SIZE}, batched=("ids", "y")),
-        Case("linear", draw_linear, {"lead": LEAD, "C": SIZE, "H": SIZE, "bias": (True, True, False)}),
+        Case(
+            "embedding",
+            draw_embedding,
+            {"lead": LEAD, "V": (3, 1, 2, 5, 7, 600), "C": SIZE},
+            batched=("ids", "y"),
+        ),
+        Case(
+            "linear", draw_linear, {"lead": LEAD, "C": SIZE, "H": SIZE, "bias": (True, True, False)}
+        ),
         Case("tanh", draw_x, ROWS),
         Case("relu", draw_x, ROWS),
         Case("sigmoid", draw_x, ROWS),
@@ -429,7 +512,12 @@ CASES: dict[str, Case] = {
         Case(
             "cross_entropy",
             draw_cross_entropy,
-            {"lead": LEAD, "V": SIZE, "ignored": ("none", "some", "all but one"), "ignore_index": (None, -100, 0)},
+            {
+                "lead": LEAD,
+                "V": SIZE,
+                "ignored": ("none", "some", "all but one"),
+                "ignore_index": (None, -100, 0),
+            },
             batched=("logits", "targets"),
             separable=False,
         ),
@@ -452,11 +540,16 @@ CASES: dict[str, Case] = {
         recurrent("gru", 3),
         recurrent("lstm", 4, ("h0", "c0")),
         Case("causal_mean", draw_sequence, {"lead": SEQUENCES, "T": SIZE, "C": SIZE}),
-        Case("flatten_consecutive", draw_sequence, {"lead": SEQUENCES, "T": SIZE, "C": SIZE, "n": (2, 1, 3)}),
+        Case(
+            "flatten_consecutive",
+            draw_sequence,
+            {"lead": SEQUENCES, "T": SIZE, "C": SIZE, "n": (2, 1, 3)},
+        ),
     )
 }
 
-# What hypothesis may not draw often enough: the same property at the places where backward passes break.
+# What hypothesis may not draw often enough: the same property at the places where backward passes
+# break.
 EDGES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("embedding", "one index fills the batch", {"values": "constant", "lead": (7,), "V": 5}),
     ("embedding", "a vocabulary of one", {"lead": (2, 3), "V": 1}),

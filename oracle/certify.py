@@ -1,4 +1,5 @@
-"""`python -m oracle certify`: the whole property of every operation and model on fresh random examples."""
+"""`python -m oracle certify`: the whole property of every operation and model on fresh random
+examples."""
 
 import math
 import sys
@@ -15,12 +16,12 @@ HEADING = f"{'operation':24}{'examples':>10}  {'worst q / limit':>16}  {'worst e
 
 
 def certify(names: list[str], examples: int) -> bool:
-    """Fuzz the named cases (all where there are none) with `examples` random examples each, print a row a case; whether
-    all are right.
+    """Fuzz the named cases (all where there are none) with `examples` random examples each, print a
+    row a case; whether all are right.
 
-    q is the error in units of rounding, see `oracle.compare`; shown is the q that came closest to its limit, and the
-    largest absolute error in float32 at any scale. A failure prints the sentence that says what is wrong and how to
-    reproduce it, and ends its row.
+    q is the error in units of rounding, see `oracle.compare`; shown is the q that came closest to
+    its limit, and the largest absolute error in float32 at any scale. A failure prints the sentence
+    that says what is wrong and how to reproduce it, and ends its row.
     """
     cases = CASES | MODEL_CASES
     unknown = [name for name in names if name not in cases]
@@ -46,9 +47,17 @@ def certify(names: list[str], examples: int) -> bool:
             error = max(error, *(result.error for result in results if math.isfinite(result.error)))
             if sys.stderr.isatty() and time.perf_counter() - shown > 0.2:
                 shown = time.perf_counter()
-                print(f"\r{name:24}{done:>10} of {examples}", end="\x1b[K\r", file=sys.stderr, flush=True)
+                print(
+                    f"\r{name:24}{done:>10} of {examples}",
+                    end="\x1b[K\r",
+                    file=sys.stderr,
+                    flush=True,
+                )
         verdict = "WRONG" if failure else f"{q:.2f} / {limit:.0f}"
-        print(f"{name:24}{done:>10}  {verdict:>16}  {error:>12.2e}  {time.perf_counter() - began:>8.1f}", flush=True)
+        print(
+            f"{name:24}{done:>10}  {verdict:>16}  {error:>12.2e}  {time.perf_counter() - began:>8.1f}",
+            flush=True,
+        )
         if failure:
             right = False
             print(failure, flush=True)

@@ -1,14 +1,15 @@
 """The chunked forward of `npnet.chunked` once more in torch, with the gradients left to autograd.
 
-Parameters are used in their own dtype: float64 for the reference, float32 to see which bits agree. Weights are
-(fan_in, fan_out), as in the notebook.
+Parameters are used in their own dtype: float64 for the reference, float32 to see which bits agree.
+Weights are (fan_in, fan_out), as in the notebook.
 """
 
 import torch
 
 
 def forward(params, x, y):
-    """Tensors; x (n, T), y (n,) -> dict of every intermediate by the notebook's names, up to the loss."""
+    """Tensors; x (n, T), y (n,) -> dict of every intermediate by the notebook's names, up to the
+    loss."""
     n = len(x)
     v = {}
     v["emb"] = (
@@ -39,7 +40,8 @@ def forward(params, x, y):
 
 
 def evaluate(params, x, y, dloss=1.0):
-    """Tensors -> one dict: the intermediates by name, then d<name> for each of them but the loss and each parameter."""
+    """Tensors -> one dict: the intermediates by name, then d<name> for each of them but the loss
+    and each parameter."""
     params = {name: p.detach().requires_grad_() for name, p in params.items()}
     values = forward(params, x, y)
     wanted = {name: v for name, v in values.items() if name != "loss"} | params

@@ -1,14 +1,14 @@
 """The one comparison: is an array equal to its float64 reference up to rounding?
 
-An error is measured against the terms that were summed, not against the sum, which may have cancelled:
-`q = |error| / (u * M)`, where u is half the machine epsilon of the checked dtype, M the elementwise sum of |terms| and
-K their number. Accepted is
+An error is measured against the terms that were summed, not against the sum, which may have
+cancelled: `q = |error| / (u * M)`, where u is half the machine epsilon of the checked dtype, M the
+elementwise sum of |terms| and K their number. Accepted is
 
     |error| <= 16 * u * M * max(1, sqrt(K) / 4)  +  K * tiny * max(1, max|dy|)
 
-Shape, dtype and finiteness come before values, and nothing broadcasts. For many operations M is a formula
-(`oracle.ops`); where there is none, `rounding_scale` measures it by Monte Carlo arithmetic. Left out on purpose:
-relative and absolute tolerances chosen by hand.
+Shape, dtype and finiteness come before values, and nothing broadcasts. For many operations M is a
+formula (`oracle.ops`); where there is none, `rounding_scale` measures it by Monte Carlo arithmetic.
+Left out on purpose: relative and absolute tolerances chosen by hand.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,12 +19,16 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-HEADINGS = {"en": ("exact", "approximate", "largest difference"), "ko": ("실제값", "추정값", "최대차이값")}
+HEADINGS = {
+    "en": ("exact", "approximate", "largest difference"),
+    "ko": ("실제값", "추정값", "최대차이값"),
+}
 
 
 @dataclass(frozen=True)
 class Result:
-    """What `compare` found: `q` and `limit` at the worst element, the largest `error`, a sentence if not `ok`."""
+    """What `compare` found: `q` and `limit` at the worst element, the largest `error`, a sentence
+    if not `ok`."""
 
     name: str
     shape: tuple[int, ...]
@@ -59,7 +63,8 @@ def compare(
     context: str = "",
     reproduce: str = "",
 ) -> Result:
-    """Decide whether `got` is the float64 array `expected` up to the rounding errors of its own dtype.
+    """Decide whether `got` is the float64 array `expected` up to the rounding errors of its own
+    dtype.
 
     scale     M, the elementwise sum of |terms|; anything that broadcasts to expected
     terms     K, the number of terms in the longest sum
@@ -67,7 +72,9 @@ def compare(
     dtype     the dtype `got` must have; without it, any floating one
     """
     expected = np.asarray(expected, np.float64)
-    ending = (f" {context}." if context else "") + (f"\nReproduce: {reproduce}" if reproduce else "")
+    ending = (f" {context}." if context else "") + (
+        f"\nReproduce: {reproduce}" if reproduce else ""
+    )
 
     def wrong(sentence: str, **figures: Any) -> Result:
         return Result(name, expected.shape, False, message=f"{name} {sentence}.{ending}", **figures)
@@ -78,7 +85,9 @@ def compare(
     if got.shape != expected.shape:
         return wrong(f"has shape {got.shape} where {expected.shape} was expected")
     if got.dtype.kind != "f" or (dtype is not None and got.dtype != dtype):
-        return wrong(f"has dtype {got.dtype} where {np.dtype(dtype) if dtype else 'a floating dtype'} was expected")
+        return wrong(
+            f"has dtype {got.dtype} where {np.dtype(dtype) if dtype else 'a floating dtype'} was expected"
+        )
     if not np.isfinite(expected).all():
         return wrong("has a reference that is not finite")
     if not np.isfinite(got).all():
@@ -117,7 +126,9 @@ def compare(
     )
 
 
-def assert_close(got: Any, expected: np.ndarray, scale: Any, terms: Any = 1, **details: Any) -> Result:
+def assert_close(
+    got: Any, expected: np.ndarray, scale: Any, terms: Any = 1, **details: Any
+) -> Result:
     """`compare`, raising `Mismatch` with its sentence when the answer is no."""
     result = compare(got, expected, scale, terms, **details)
     if not result.ok:
@@ -132,7 +143,8 @@ def heading(language: str = "en", width: int = 24) -> str:
 
 
 def row(result: Result, language: str = "en", width: int = 24) -> str:
-    """One line: name, shape, exactly and approximately equal, largest difference, units of rounding / allowed."""
+    """One line: name, shape, exactly and approximately equal, largest difference, units of rounding
+    / allowed."""
     exact, approximate, difference = HEADINGS[language]
     return (
         f"{result.name:{width}} {result.shape!s:>14}  {exact}: {result.exact!s:5} | {approximate}: {result.ok!s:5} | "
@@ -141,12 +153,33 @@ def row(result: Result, language: str = "en", width: int = 24) -> str:
 
 
 # What only moves data rounds nothing. (Views are recognised by their schema.)
-MOVES = {"_to_copy", "_unsafe_view", "cat", "clone", "copy", "copy_", "embedding", "fill_", "gather", "index"}
-MOVES |= {"index_select", "masked_fill", "neg", "select_backward", "slice_backward", "stack", "where", "zero_"}
+MOVES = {
+    "_to_copy",
+    "_unsafe_view",
+    "cat",
+    "clone",
+    "copy",
+    "copy_",
+    "embedding",
+    "fill_",
+    "gather",
+    "index",
+}
+MOVES |= {
+    "index_select",
+    "masked_fill",
+    "neg",
+    "select_backward",
+    "slice_backward",
+    "stack",
+    "where",
+    "zero_",
+}
 
 
 class Rounding(TorchDispatchMode):
-    """Monte Carlo arithmetic: each floating result of a primitive, forward and backward, times 1 + size * N(0, 1)."""
+    """Monte Carlo arithmetic: each floating result of a primitive, forward and backward, times 1 +
+    size * N(0, 1)."""
 
     def __init__(self, size: float, seed: int):
         super().__init__()
@@ -170,20 +203,29 @@ class Rounding(TorchDispatchMode):
 
 
 def rounding_scale(
-    function: Callable[..., Sequence[torch.Tensor]], arrays: Sequence[Any], runs: int = 8, seed: int = 0
+    function: Callable[..., Sequence[torch.Tensor]],
+    arrays: Sequence[Any],
+    runs: int = 8,
+    seed: int = 0,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """The values of a float64 torch function and, measured for each, the M of `compare`: ([value, ...], [M, ...]).
+    """The values of a float64 torch function and, measured for each, the M of `compare`: ([value,
+    ...], [M, ...]).
 
-    The rule where no formula is known (Monte Carlo arithmetic, Parker 1997): run the function, autograd and all,
-    again with every input and every result of a primitive multiplied by 1 + 2^-26 N(0, 1). What the result moves by, in
-    units of 2^-26, is what rounding can do to it, cancellation inside the forward and the backward included:
-    M = |value| + 2^26 * mean |value of a run - value|.
+    The rule where no formula is known (Monte Carlo arithmetic, Parker 1997): run the function,
+    autograd and all, again with every input and every result of a primitive multiplied by 1 + 2^-26
+    N(0, 1). What the result moves by, in units of 2^-26, is what rounding can do to it,
+    cancellation inside the forward and the backward included: M = |value| + 2^26 * mean |value of a
+    run - value|.
 
-    function  takes the arrays as tensors, calls `requires_grad_` and `torch.autograd.grad` itself and returns tensors
+    function  takes the arrays as tensors, calls `requires_grad_` and `torch.autograd.grad` itself
+              and returns tensors
     """
     size = 2.0**-26
     kinds = [np.float64 if np.asarray(a).dtype.kind == "f" else None for a in arrays]
-    tensors = [torch.from_numpy(np.array(a, kind, order="C")) for a, kind in zip(arrays, kinds, strict=True)]
+    tensors = [
+        torch.from_numpy(np.array(a, kind, order="C"))
+        for a, kind in zip(arrays, kinds, strict=True)
+    ]
     values = [v.detach().numpy() for v in function(*(t.clone() for t in tensors))]
     moved = [np.zeros(v.shape) for v in values]
     for run in range(runs):
@@ -193,4 +235,6 @@ def rounding_scale(
             result = function(*inputs)
         for total, value, perturbed in zip(moved, values, result, strict=True):
             total += np.abs(perturbed.detach().numpy() - value)
-    return values, [np.abs(v) + m / (max(runs, 1) * size) for v, m in zip(values, moved, strict=True)]
+    return values, [
+        np.abs(v) + m / (max(runs, 1) * size) for v, m in zip(values, moved, strict=True)
+    ]

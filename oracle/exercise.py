@@ -1,4 +1,5 @@
-"""`python -m oracle exercise`: a file with a forward and gradients left to derive, and the table that judges it."""
+"""`python -m oracle exercise`: a file with a forward and gradients left to derive, and the table
+that judges it."""
 
 import inspect
 import runpy
@@ -29,7 +30,8 @@ class Problem(str):
 
 @dataclass
 class Answer:
-    """One gradient for one example: what the user returned, None or a Problem; what is right; what `decide` needs."""
+    """One gradient for one example: what the user returned, None or a Problem; what is right; what
+    `decide` needs."""
 
     name: str
     got: Any
@@ -52,7 +54,12 @@ class Answer:
         result = decide(self.got, expected, self.scale, self.terms, double, self.largest, self.name)
         if result.ok:
             return DONE, ""
-        known: dict[str, Any] = {"inputs": self.inputs, "dy": self.dy, "ones": self.ones, "without": self.without}
+        known: dict[str, Any] = {
+            "inputs": self.inputs,
+            "dy": self.dy,
+            "ones": self.ones,
+            "without": self.without,
+        }
         hint = likely_mistake(self.name, self.got, self.expected, sizes=self.sizes, **known)
         return WRONG, result.message + (f" Likely mistake: {hint}." if hint else "")
 
@@ -69,7 +76,8 @@ def new(path: Path, exercise: str, solution: bool = False) -> None:
 
 
 def check(path: Path, examples: int = 50, seed: int | None = None) -> bool:
-    """Print the table for the user's file: at the notebook's size, then at others; whether all of it is right."""
+    """Print the table for the user's file: at the notebook's size, then at others; whether all of
+    it is right."""
     try:
         path.read_bytes()
     except OSError as error:
@@ -83,7 +91,9 @@ def check(path: Path, examples: int = 50, seed: int | None = None) -> bool:
         return False
     exercise = mine.get("EXERCISE", "chunked")
     if exercise not in templates.EXERCISES:
-        raise ValueError(f"{path}: EXERCISE is {exercise!r}, but there are {', '.join(templates.EXERCISES)}")
+        raise ValueError(
+            f"{path}: EXERCISE is {exercise!r}, but there are {', '.join(templates.EXERCISES)}"
+        )
     seed = int(np.random.default_rng().integers(2**32)) if seed is None else seed
     rng = np.random.default_rng(seed)
     rows: dict[str, tuple[str, str]] = {}
@@ -95,7 +105,13 @@ def check(path: Path, examples: int = 50, seed: int | None = None) -> bool:
             if status == DONE:
                 status, text = answer.judge()
                 if text:
-                    text += " [" + ", ".join(f"{n} = {size}" for n, size in answer.sizes.items() if n != "32") + "]"
+                    text += (
+                        " ["
+                        + ", ".join(
+                            f"{n} = {size}" for n, size in answer.sizes.items() if n != "32"
+                        )
+                        + "]"
+                    )
                     text = f"right for n = 32, but: {text}" if i else text
                 rows[answer.name] = status, text
             shapes.setdefault(answer.name, answer.expected[answer.name].shape)
@@ -104,12 +120,19 @@ def check(path: Path, examples: int = 50, seed: int | None = None) -> bool:
     for name, (status, text) in rows.items():
         print(f"{name:16} {shapes[name]!s:>14}  {status}" + (f"\n    {text}" if text else ""))
     counts = [sum(status == kind for status, _ in rows.values()) for kind in (DONE, WRONG, NOT_YET)]
-    print("\n{} done, {} wrong, {} not yet done".format(*counts) + f" (--seed {seed})" * (counts[1] > 0))
+    print(
+        "\n{} done, {} wrong, {} not yet done".format(*counts)
+        + f" (--seed {seed})" * (counts[1] > 0)
+    )
     return counts[0] == len(rows)
 
 
 def problem(error: BaseException, path: Path) -> Problem:
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == str(path)
+    ]
     text = str(error)
     if isinstance(error, SyntaxError) and error.filename == str(path):
         lines, text = [error.lineno], error.msg
@@ -127,13 +150,19 @@ def call(path: Path, function: Callable, *arguments: Any, **named: Any) -> Any:
         return problem(error, path)
 
 
-def chunked_answers(path: Path, mine: dict, exercise: str, rng: np.random.Generator, i: int) -> Iterator[Answer]:
+def chunked_answers(
+    path: Path, mine: dict, exercise: str, rng: np.random.Generator, i: int
+) -> Iterator[Answer]:
     """The notebook's minibatch, then sizes that are all different, then any."""
     if i == 0:
         params, x, y = minibatch(with_b1=True)
         params = {name: p.astype(np.float64) for name, p in params.items()}
     else:
-        drawn = (rng.integers(2, 9), *rng.integers(1, 5, 2), *rng.integers(1, 9, 2)) if i > 1 else (5, 3, 2, 7, 11)
+        drawn = (
+            (rng.integers(2, 9), *rng.integers(1, 5, 2), *rng.integers(1, 9, 2))
+            if i > 1
+            else (5, 3, 2, 7, 11)
+        )
         params, x, y = templates.network(rng, *map(int, drawn))
     values = chunked.forward(params, x, y)
     right, expected = chunked.backward(params, values), reference.gradients(params, x, y)
@@ -159,7 +188,9 @@ def chunked_answers(path: Path, mine: dict, exercise: str, rng: np.random.Genera
             sizes | ({"32": 32} if i else {}),
             inputs={"x": x} if name == "dC" else {},
             ones=solution[name](**needs | ones) if ones else None,
-            without={n: solution[name](**needs | {n: np.zeros_like(a)}) for n, a in upstream.items()},
+            without={
+                n: solution[name](**needs | {n: np.zeros_like(a)}) for n, a in upstream.items()
+            },
         )
         available |= read_only({name: right[name]})
 
@@ -171,11 +202,15 @@ def answer_of(path: Path, function: Any, name: str, available: dict[str, Any]) -
     wanted = inspect.signature(function).parameters
     for n in wanted:
         if n not in available:
-            return Problem(f"{path}:{function.__code__.co_firstlineno}: {name} asks for {n}, which there is not (yet)")
+            return Problem(
+                f"{path}:{function.__code__.co_firstlineno}: {name} asks for {n}, which there is not (yet)"
+            )
     return call(path, function, **{n: available[n] for n in wanted})
 
 
-def operation_answers(path: Path, mine: dict, exercise: str, rng: np.random.Generator, i: int) -> Iterator[Answer]:
+def operation_answers(
+    path: Path, mine: dict, exercise: str, rng: np.random.Generator, i: int
+) -> Iterator[Answer]:
     """A batch of 32 with sizes that are all different, then any, with one leading axis."""
     case = CASES[templates.OPERATIONS[exercise][0]]
     sizes: dict[str, Any] = {"lead": (32,), "C": 5, "H": 7, "T": 3, "V": 27, "n_head": 2, "D": 4}
@@ -185,9 +220,13 @@ def operation_answers(path: Path, mine: dict, exercise: str, rng: np.random.Gene
         example = case.example(rng) | {name: options[0] for name, options in COMMON.items()}
         example["lead"] = leads[rng.integers(len(leads))]
     trial = Trial(case, example, np.float64, case.forward, case.backward)
-    ones, _ = trial.reference({n: np.array(a) for n, a in trial.inputs.items()}, np.ones(trial.dy.shape))
+    ones, _ = trial.reference(
+        {n: np.array(a) for n, a in trial.inputs.items()}, np.ones(trial.dy.shape)
+    )
     names = ["d" + name for name in trial.names]
-    shown = {"n": example["lead"][0]} | {n: example[n] for n in sizes if n in case.choices and n != "lead"}
+    shown = {"n": example["lead"][0]} | {
+        n: example[n] for n in sizes if n in case.choices and n != "lead"
+    }
     y, gradients = run_operation(path, mine, case.name, trial, names)
     found = {"y": y} | dict(zip(names, gradients, strict=True))
     for name, got in found.items():
@@ -205,12 +244,16 @@ def operation_answers(path: Path, mine: dict, exercise: str, rng: np.random.Gene
         )
 
 
-def run_operation(path: Path, mine: dict, name: str, trial: Trial, names: list[str]) -> tuple[Any, list]:
+def run_operation(
+    path: Path, mine: dict, name: str, trial: Trial, names: list[str]
+) -> tuple[Any, list]:
     """The user's forward and backward -> an answer for y and for each gradient."""
     forward, backward = mine.get(name, trial.forward), mine.get(f"{name}_backward")
     y = call(path, forward, *trial.inputs.values(), **trial.options)
     if not (isinstance(y, tuple) and len(y) == 2):
-        return y if isinstance(y, Problem) else Problem(f"{path}: {name} has to return y, cache"), [None] * len(names)
+        return y if isinstance(y, Problem) else Problem(f"{path}: {name} has to return y, cache"), [
+            None
+        ] * len(names)
     y, cache = y
     if backward is None:
         return y, [None] * len(names)
@@ -221,6 +264,8 @@ def run_operation(path: Path, mine: dict, name: str, trial: Trial, names: list[s
     found = list(found) if isinstance(found, tuple | list) else [found]
     if len(found) != len(names):
         line = backward.__code__.co_firstlineno
-        returns = f"{name}_backward returns {len(found)} gradients where {', '.join(names)} are wanted"
+        returns = (
+            f"{name}_backward returns {len(found)} gradients where {', '.join(names)} are wanted"
+        )
         found = [Problem(f"{path}:{line}: {returns}")] * len(names)
     return y, found

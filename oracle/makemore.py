@@ -3,9 +3,9 @@
     model = from_makemore(torch.load("out/model.pt"), "transformer")
     state_dict = to_makemore(model)
 
-The names of makemore's entries stand beside npnet's in `_names`. Both ways go through one dictionary of views of
-npnet's parameters, in makemore's names and layouts: torch's Linear holds (fan_out, fan_in), makemore's GRU three of
-them, its initial state (1, H).
+The names of makemore's entries stand beside npnet's in `_names`. Both ways go through one
+dictionary of views of npnet's parameters, in makemore's names and layouts: torch's Linear holds
+(fan_out, fan_in), makemore's GRU three of them, its initial state (1, H).
 """
 
 import numpy as np
@@ -28,11 +28,13 @@ KINDS = {
 
 
 def from_makemore(state_dict, type, *, n_head=4, block_size=16) -> Model:
-    """The npnet Model with the weights of makemore.py's model of that `--type`; its sizes come from the shapes.
+    """The npnet Model with the weights of makemore.py's model of that `--type`; its sizes come from
+    the shapes.
 
-    Not to be seen in the shapes are n_head, and for the bigram, the RNN and the GRU block_size, which their weights
-    do not depend on. The masks that makemore saves with the weights are ignored. An entry that is unknown, missing,
-    misshapen or not finite is a ValueError that names it.
+    Not to be seen in the shapes are n_head, and for the bigram, the RNN and the GRU block_size,
+    which their weights do not depend on. The masks that makemore saves with the weights are
+    ignored. An entry that is unknown, missing, misshapen or not finite is a ValueError that names
+    it.
     """
     if type not in KINDS:
         raise ValueError(f"unknown type {type!r}; makemore has {', '.join(KINDS)}")
@@ -45,13 +47,16 @@ def from_makemore(state_dict, type, *, n_head=4, block_size=16) -> Model:
     for name in views.keys() & arrays.keys():
         if arrays[name].shape != views[name].shape:
             sizes = ", ".join(f"{source} {arrays[source].shape}" for source in sources)
-            raise ValueError(f"{name} has shape {arrays[name].shape}, expected {views[name].shape} beside {sizes}")
+            raise ValueError(
+                f"{name} has shape {arrays[name].shape}, expected {views[name].shape} beside {sizes}"
+            )
     fill(views, arrays, f"makemore's {type}")
     return model
 
 
 def to_makemore(model) -> dict[str, torch.Tensor]:
-    """A state_dict for makemore.py's model of the same type, complete for load_state_dict: the masks are in it."""
+    """A state_dict for makemore.py's model of the same type, complete for load_state_dict: the
+    masks are in it."""
     if model.kind not in KINDS.values():
         raise ValueError(f"makemore has no {model.kind}; it has {', '.join(KINDS.values())}")
     arrays = _views(model) | _masks(model)
@@ -79,14 +84,18 @@ def _names(config, kind):
         "mlp.down": "mlp.c_proj",
     }
     for i in range(config.n_layer):
-        names |= {f"blocks.{i}.{ours}": f"transformer.h.{i}.{theirs}" for ours, theirs in block.items()}
+        names |= {
+            f"blocks.{i}.{ours}": f"transformer.h.{i}.{theirs}" for ours, theirs in block.items()
+        }
     return names | {"norm": "transformer.ln_f", "head": "lm_head"}
 
 
 def _views(model):
     """makemore's name -> view of npnet's parameter in makemore's layout."""
     names = _names(model.config, model.kind)
-    linear = {prefix + "weight" for prefix, layer in model.network.walk() if isinstance(layer, Linear)}
+    linear = {
+        prefix + "weight" for prefix, layer in model.network.walk() if isinstance(layer, Linear)
+    }
     views = {}
     for name, array in model.parameters().items():
         layer, _, last = name.rpartition(".")
@@ -98,7 +107,9 @@ def _views(model):
             views["start"] = array[None]
         else:
             H = model.config.n_embd2
-            for i, gate in enumerate(("xh_to_h",) if model.kind == "rnn" else ("xh_to_z", "xh_to_r", "xh_to_hbar")):
+            for i, gate in enumerate(
+                ("xh_to_h",) if model.kind == "rnn" else ("xh_to_z", "xh_to_r", "xh_to_hbar")
+            ):
                 views[f"cell.{gate}.{last}"] = array[..., i * H : (i + 1) * H].T
     if model.config.tie_weights and model.kind == "transformer":
         views["lm_head.weight"] = views["transformer.wte.weight"]
@@ -112,7 +123,10 @@ def _masks(model):
     if model.kind == "bow":
         return {"context_block.cbow.bias": mask.reshape(1, T, T)}
     if model.kind == "transformer":
-        return {f"transformer.h.{i}.attn.bias": mask.reshape(1, 1, T, T) for i in range(model.config.n_layer)}
+        return {
+            f"transformer.h.{i}.attn.bias": mask.reshape(1, 1, T, T)
+            for i in range(model.config.n_layer)
+        }
     return {}
 
 
@@ -132,11 +146,17 @@ def _config(kind, arrays, n_head, block_size):
         if name not in arrays:
             raise ValueError(f"makemore's {kind}: {name} is missing")
         if arrays[name].ndim != 2 or not arrays[name].size:
-            raise ValueError(f"{name} has shape {arrays[name].shape}, expected two axes that are not empty")
+            raise ValueError(
+                f"{name} has shape {arrays[name].shape}, expected two axes that are not empty"
+            )
         sources.append(name)
         return arrays[name].shape[axis]
 
-    sizes = {"dtype": "float64" if any(array.dtype == np.float64 for array in arrays.values()) else "float32"}
+    sizes = {
+        "dtype": "float64"
+        if any(array.dtype == np.float64 for array in arrays.values())
+        else "float32"
+    }
     if kind == "bigram":
         return Config(size("logits", 0), block_size, **sizes), sources
     prefix = "transformer." if kind == "transformer" else ""
@@ -150,7 +170,9 @@ def _config(kind, arrays, n_head, block_size):
         blocks = {name.split(".")[2] for name in arrays if name.startswith("transformer.h.")}
         sizes |= {"n_layer": max(1, len(blocks)), "n_head": n_head}
         if n_head < 1 or sizes["n_embd"] % n_head:
-            raise ValueError(f"n_head must divide the {sizes['n_embd']} channels of {prefix}wte.weight, got {n_head}")
+            raise ValueError(
+                f"n_head must divide the {sizes['n_embd']} channels of {prefix}wte.weight, got {n_head}"
+            )
     else:
         hidden = {
             "rnn": "cell.xh_to_h",

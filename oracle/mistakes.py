@@ -1,7 +1,8 @@
-"""Which of the mistakes that people make with gradients fits a wrong one: a sentence, or nothing where none fits.
+"""Which of the mistakes that people make with gradients fits a wrong one: a sentence, or nothing
+where none fits.
 
-Best asked at sizes that are all different, and not 1 or 2: there a factor of n is not one of 2, and a sum over one axis
-not one over another.
+Best asked at sizes that are all different, and not 1 or 2: there a factor of n is not one of 2, and
+a sum over one axis not one over another.
 """
 
 import itertools
@@ -24,7 +25,8 @@ def likely_mistake(
     ones: np.ndarray | None = None,
     without: Arrays | None = None,
 ) -> str:
-    """What fits the gradient `got`, whose right value is expected[name]; "" if it is right or nothing fits.
+    """What fits the gradient `got`, whose right value is expected[name]; "" if it is right or
+    nothing fits.
 
     expected  the right value of every gradient, to see whether two are swapped
     sizes     by the names that the sentence should use
@@ -64,7 +66,9 @@ def likely_mistake(
 def close(a: np.ndarray, b: np.ndarray) -> bool:
     """Equal in shape and, up to far more than rounding and far less than a mistake, in numbers."""
     tolerance = 1e-3 if np.float32 in (a.dtype, b.dtype) else 1e-7
-    return a.shape == b.shape and bool(np.abs(a - b).max(initial=0) <= tolerance * np.abs(b).max(initial=0))
+    return a.shape == b.shape and bool(
+        np.abs(a - b).max(initial=0) <= tolerance * np.abs(b).max(initial=0)
+    )
 
 
 def wrong_shape(got: np.ndarray, want: np.ndarray) -> str:
@@ -94,7 +98,9 @@ def close_as(a: np.ndarray, want: np.ndarray) -> bool:
 
 def subsets(ndim: int) -> list[tuple[int, ...]]:
     """The sets of one or more axes."""
-    return [axes for count in range(1, ndim + 1) for axes in itertools.combinations(range(ndim), count)]
+    return [
+        axes for count in range(1, ndim + 1) for axes in itertools.combinations(range(ndim), count)
+    ]
 
 
 def spoken(axes: tuple[int, ...]) -> str:
@@ -116,18 +122,33 @@ def factor(got: np.ndarray, want: np.ndarray, sizes: dict[str, int]) -> str:
 
 
 def meanings(sizes: dict[str, int]) -> list[tuple[str, float]]:
-    """What a factor can mean. A size whose name is a number is one that may have been written for another."""
-    found: list[tuple[str, float]] = [(f"it is the right gradient times {value}", value) for value in (2, 0.5, 4, 0.25)]
+    """What a factor can mean. A size whose name is a number is one that may have been written for
+    another."""
+    found: list[tuple[str, float]] = [
+        (f"it is the right gradient times {value}", value) for value in (2, 0.5, 4, 0.25)
+    ]
     for a, b in itertools.permutations(sizes, 2):
         if a.isdigit() != b.isdigit():
             digits, letter = (a, b) if a.isdigit() else (b, a)
             found.append((f"{digits} stands for {letter}", sizes[a] / sizes[b]))
             if min(sizes[a], sizes[b]) > 1:
-                found.append((f"{int(digits) - 1} stands for {letter} - 1", (sizes[a] - 1) / (sizes[b] - 1)))
+                found.append(
+                    (f"{int(digits) - 1} stands for {letter} - 1", (sizes[a] - 1) / (sizes[b] - 1))
+                )
     for name, n in sizes.items():
         if n > 1:
-            found.append((f"a factor {name}/({name} - 1) is missing: {name} stands for {name} - 1", (n - 1) / n))
-            found.append((f"a factor {name}/({name} - 1) is too many: {name} - 1 stands for {name}", n / (n - 1)))
+            found.append(
+                (
+                    f"a factor {name}/({name} - 1) is missing: {name} stands for {name} - 1",
+                    (n - 1) / n,
+                )
+            )
+            found.append(
+                (
+                    f"a factor {name}/({name} - 1) is too many: {name} - 1 stands for {name}",
+                    n / (n - 1),
+                )
+            )
     for count in (1, 2):
         for names in itertools.combinations(sizes, count):
             over, n = " ".join(names), math.prod(sizes[name] for name in names)
@@ -151,8 +172,11 @@ def lost_duplicates(got: np.ndarray, want: np.ndarray, indices: list[np.ndarray]
     return ""
 
 
-def missing_term(got: np.ndarray, want: np.ndarray, x: np.ndarray | None, dy: np.ndarray | None, inputs: Arrays) -> str:
-    """A normalisation's gradient is a multiple of the centred g, less a multiple of the centred x, along an axis."""
+def missing_term(
+    got: np.ndarray, want: np.ndarray, x: np.ndarray | None, dy: np.ndarray | None, inputs: Arrays
+) -> str:
+    """A normalisation's gradient is a multiple of the centred g, less a multiple of the centred x,
+    along an axis."""
     error = got.astype(np.float64) - want
     for axis in range(got.ndim):
         n = got.shape[axis]
@@ -164,7 +188,9 @@ def missing_term(got: np.ndarray, want: np.ndarray, x: np.ndarray | None, dy: np
             continue
         where = f"in the term through the variance over axis {axis}"
         gains = [a for a in inputs.values() if a.dtype.kind == "f" and a.shape == (got.shape[-1],)]
-        for g in [dy * a for a in (1.0, *gains)] if dy is not None and dy.shape == got.shape else []:
+        for g in (
+            [dy * a for a in (1.0, *gains)] if dy is not None and dy.shape == got.shape else []
+        ):
             if along(got, centred(g, axis), axis):
                 return f"the term through the variance over axis {axis} is missing"
             if along(want + n * error, centred(g, axis), axis):
@@ -186,5 +212,7 @@ def along(a: np.ndarray, b: np.ndarray, axis: int) -> bool:
 
 
 def some_right(got: np.ndarray, want: np.ndarray) -> str:
-    right = int(np.isclose(got, want, rtol=1e-3 if got.dtype == np.float32 else 1e-7, atol=1e-12).sum())
+    right = int(
+        np.isclose(got, want, rtol=1e-3 if got.dtype == np.float32 else 1e-7, atol=1e-12).sum()
+    )
     return f"{right} of its {got.size} elements are right" if 0 < right < got.size else ""

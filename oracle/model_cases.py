@@ -1,7 +1,9 @@
-"""The models as cases of the same table: loss and every parameter's gradient, under the one property of `oracle.cases`.
+"""The models as cases of the same table: loss and every parameter's gradient, under the one
+property of `oracle.cases`.
 
-A model's inputs are its ids, the targets and its parameters by name, all of them random; its forward gives the loss. A
-model that is added to npnet.models is a case as soon as `oracle.models` has it.
+A model's inputs are its ids, the targets and its parameters by name, all of them random; its
+forward gives the loss. A model that is added to npnet.models is a case as soon as `oracle.models`
+has it.
 """
 
 from dataclasses import replace
@@ -15,27 +17,43 @@ from oracle import models as reference
 from oracle.cases import Case
 
 SIZES = {"C": (3, 1, 2, 5), "H": (4, 1, 3, 7), "V": (5, 2, 3, 7)}
-SEQUENCES = {"lead": ((3,), (1,), (2,), (4,)), "T": (3, 1, 2, 4), "block_size": (4, 5), "ignored": (0.0, 0.3)} | SIZES
+SEQUENCES = {
+    "lead": ((3,), (1,), (2,), (4,)),
+    "T": (3, 1, 2, 4),
+    "block_size": (4, 5),
+    "ignored": (0.0, 0.3),
+} | SIZES
 # Batch norm needs two rows.
 WINDOWS = {"lead": ((4,), (2,), (3,), (7,)), "block_size": (3, 1, 2, 4)} | SIZES
-# Layer norm makes of two channels -1 and 1 whatever they were: nothing but rounding would be left to compare below it.
+# Layer norm makes of two channels -1 and 1 whatever they were: nothing but rounding would be left
+# to compare below it.
 MORE = {
     "wavenet": {"block_size": (4, 2, 8)},
     "mlp_deep": {"n_layer": (2, 1, 3)},
-    "transformer": {"C": (3, 4), "n_layer": (1, 2), "n_head": (2, 1, 3), "tie_weights": (False, True)},
+    "transformer": {
+        "C": (3, 4),
+        "n_layer": (1, 2),
+        "n_head": (2, 1, 3),
+        "tie_weights": (False, True),
+    },
     "microgpt": {"n_layer": (1, 2), "n_head": (2, 1, 3)},
 }
 
 
 def draw(d, kind, lead, block_size, C, H, V, T=None, ignored=0.0, n_head=1, **options):
     """ids, targets (with some -1 if `ignored`), parameters; C is the width of one head."""
-    config = Config(V, block_size, n_embd=C * n_head, n_embd2=H, n_head=n_head, dtype="float64", **options)
+    config = Config(
+        V, block_size, n_embd=C * n_head, n_embd2=H, n_head=n_head, dtype="float64", **options
+    )
     ids = d.indices(V, (*lead, T or block_size))
     if T is None:
         ids[:2, 0] = 0, 1  # equal rows have no variance, and mlp_running has no eps
     targets = d.rng.integers(0, V, lead if T is None else ids.shape)
     targets.flat[1:][d.rng.random(targets.size - 1) < ignored] = -1
-    params = {name: d.normal(*p.shape) for name, p in build(kind, config, TorchGenerator(0)).parameters().items()}
+    params = {
+        name: d.normal(*p.shape)
+        for name, p in build(kind, config, TorchGenerator(0)).parameters().items()
+    }
     return {"ids": ids, "targets": targets, **params}, {"config": config}
 
 

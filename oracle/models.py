@@ -1,13 +1,14 @@
 """Every model of npnet.models once more in torch, forward only, from npnet's parameters by name.
 
-    z = logits(kind, config, params, x)                            tensors: ids (B, T) -> (B, V) or (B, T, V)
-    loss, gradients = loss_and_grad(kind, config, params, x, y)    gradients by the names of params
+    z = logits(kind, config, params, x)           tensors: ids (B, T) -> (B, V) or (B, T, V)
+    loss, gradients = loss_and_grad(kind, config, params, x, y)   gradients by the names of params
 
-`config` is anything with the sizes of npnet's Config. Weights are in npnet's layout, (fan_in, fan_out). Batch norm
-takes the statistics of the batch, or, where `buffers` are given, the running ones in them. npnet is never imported.
+`config` is anything with the sizes of npnet's Config. Weights are in npnet's layout, (fan_in,
+fan_out). Batch norm takes the statistics of the batch, or, where `buffers` are given, the running
+ones in them. npnet is never imported.
 
-The operations are those of oracle.ops, but the fused ones, whose inside loses digits, are written out:
-`oracle.compare.rounding_scale` can only measure what it sees as an operation of its own.
+The operations are those of oracle.ops, but the fused ones, whose inside loses digits, are written
+out: `oracle.compare.rounding_scale` can only measure what it sees as an operation of its own.
 """
 
 import math
@@ -24,10 +25,13 @@ def logits(kind, config, params, x, buffers=None):
 
 
 def loss_and_grad(kind, config, params, x, y, dloss=1.0, buffers=None):
-    """Mean cross-entropy over the targets that are not -1, and its gradient times dloss by each parameter."""
+    """Mean cross-entropy over the targets that are not -1, and its gradient times dloss by each
+    parameter."""
     leaves = {name: p.detach().clone().requires_grad_() for name, p in params.items()}
     loss = cross_entropy(logits(kind, config, leaves, x, buffers), y)
-    gradients = torch.autograd.grad(loss, list(leaves.values()), torch.full_like(loss, float(dloss)))
+    gradients = torch.autograd.grad(
+        loss, list(leaves.values()), torch.full_like(loss, float(dloss))
+    )
     return loss.detach(), dict(zip(leaves, gradients, strict=True))
 
 
@@ -59,7 +63,10 @@ class Weights:
 
     def positions(self, ids):
         """Token and position together."""
-        return ops.embedding(ids, self["embedding.token.weight"]) + self["embedding.position"][: ids.shape[-1]]
+        return (
+            ops.embedding(ids, self["embedding.token.weight"])
+            + self["embedding.position"][: ids.shape[-1]]
+        )
 
 
 def rms_norm(x):
@@ -71,7 +78,9 @@ def gelu(x):
 
 
 def causal_attention(qkv, n_head):
-    q, k, v = qkv.unflatten(-1, (3, n_head, -1)).movedim((-3, -2), (0, -3))  # each (B, n_head, T, D)
+    q, k, v = qkv.unflatten(-1, (3, n_head, -1)).movedim(
+        (-3, -2), (0, -3)
+    )  # each (B, n_head, T, D)
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     scores = scores.masked_fill(torch.ones_like(scores).triu(1) > 0, -math.inf)
     weights = torch.exp(scores - scores.detach().amax(-1, keepdim=True))
@@ -108,7 +117,9 @@ def mlp_running(w, x, c):
 def mlp_deep(w, x, c):
     h = w.embedding(x).flatten(-2)
     for i in range(c.n_layer):
-        h = w.batch_norm(f"layers.{3 * i + 1}", w.linear(f"layers.{3 * i}", h if i == 0 else ops.tanh(h)))
+        h = w.batch_norm(
+            f"layers.{3 * i + 1}", w.linear(f"layers.{3 * i}", h if i == 0 else ops.tanh(h))
+        )
     return h
 
 
@@ -119,15 +130,21 @@ def mlp_makemore(w, x, c):
 
 
 def rnn(w, x, c):
-    return w.linear("head", ops.rnn(w.embedding(x), w["cell.initial"], w["cell.weight"], w["cell.bias"]))
+    return w.linear(
+        "head", ops.rnn(w.embedding(x), w["cell.initial"], w["cell.weight"], w["cell.bias"])
+    )
 
 
 def gru(w, x, c):
-    return w.linear("head", ops.gru(w.embedding(x), w["cell.initial"], w["cell.weight"], w["cell.bias"]))
+    return w.linear(
+        "head", ops.gru(w.embedding(x), w["cell.initial"], w["cell.weight"], w["cell.bias"])
+    )
 
 
 def lstm(w, x, c):
-    h = ops.lstm(w.embedding(x), w["cell.initial"], w["cell.initial_cell"], w["cell.weight"], w["cell.bias"])
+    h = ops.lstm(
+        w.embedding(x), w["cell.initial"], w["cell.initial_cell"], w["cell.weight"], w["cell.bias"]
+    )
     return w.linear("head", h)
 
 

@@ -1,11 +1,12 @@
-"""npnet's operations, forward only, in torch: torch's own wherever torch has one. The gradients come from autograd.
+"""npnet's operations, forward only, in torch: torch's own wherever torch has one. The gradients
+come from autograd.
 
-    y = name(inputs..., options)                    float64 tensors in, a tensor out
-    scales = name_scale(dy, inputs..., options)     M of `oracle.compare` for y, then for each gradient, in order
+    y = name(inputs..., options)                  float64 tensors in, a tensor out
+    scales = name_scale(dy, inputs..., options)   M of `oracle.compare` for y, then for each gradient
 
-The layout of the weights is npnet's, (fan_in, fan_out). An M is the sum of the |terms| that the operation adds, with
-the errors of what it computed before. Where there is no `name_scale`, `oracle.compare.rounding_scale` measures M.
-npnet is never imported here.
+The layout of the weights is npnet's, (fan_in, fan_out). An M is the sum of the |terms| that the
+operation adds, with the errors of what it computed before. Where there is no `name_scale`,
+`oracle.compare.rounding_scale` measures M. npnet is never imported here.
 """
 
 import math
@@ -14,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-# Half the machine epsilon of float32: an xhat that is 0 by cancellation has an error of this many times its terms.
+# Half the machine epsilon of float32: an xhat that is 0 by cancellation has an error of this many
+# times its terms.
 UNIT = 2.0**-24
 
 
@@ -34,7 +36,11 @@ def linear(x, w, b=None):
 def linear_scale(dy, x, w, b=None):
     x, w, dy = x.abs(), w.abs(), dy.abs()
     rows = dy.reshape(-1, w.shape[1])
-    scales = linear(x, w, None if b is None else b.abs()), linear(dy, w.t()), x.reshape(-1, w.shape[0]).t() @ rows
+    scales = (
+        linear(x, w, None if b is None else b.abs()),
+        linear(dy, w.t()),
+        x.reshape(-1, w.shape[0]).t() @ rows,
+    )
     return scales if b is None else (*scales, rows.sum(0))
 
 
@@ -68,7 +74,8 @@ def gelu(x, approximate="tanh"):
 
 
 def gelu_scale(dy, x, approximate="tanh"):
-    """x s(x): s is (1 + tanh)/2 here or (1 + erf)/2 in torch, and so has an absolute error of 1 u where it is nearly 0.
+    """x s(x): s is (1 + tanh)/2 here or (1 + erf)/2 in torch, and so has an absolute error of 1 u
+    where it is nearly 0.
 
     In the tanh form 1 - s, and with it the slope's term, is exactly 0 beyond |x| = 8.
     """
@@ -96,7 +103,9 @@ def dropout(x, p, generator):
 
 
 def cross_entropy(logits, targets, ignore_index=-1):
-    return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1), ignore_index=ignore_index)
+    return F.cross_entropy(
+        logits.reshape(-1, logits.shape[-1]), targets.reshape(-1), ignore_index=ignore_index
+    )
 
 
 def cross_entropy_scale(dloss, logits, targets, ignore_index=-1):
@@ -105,7 +114,9 @@ def cross_entropy_scale(dloss, logits, targets, ignore_index=-1):
     onehot = F.one_hot(targets.where(counted[..., 0], 0), logits.shape[-1])
     p, relative = softmax(logits), _softmax_relative(logits)
     z = (logits - logits.amax(-1, keepdim=True)).abs()
-    loss = (counted * (_last(onehot * z) + torch.logsumexp(-z, -1, keepdim=True) + _last(p * relative))).sum() / n
+    loss = (
+        counted * (_last(onehot * z) + torch.logsumexp(-z, -1, keepdim=True) + _last(p * relative))
+    ).sum() / n
     return loss, (p * relative + onehot) * counted * dloss.abs() / n
 
 
@@ -122,7 +133,12 @@ def batch_norm_scale(dy, x, gain, bias, eps=1e-5, unbiased=True):
     C = x.shape[-1]
     rows, dy = x.reshape(-1, C), dy.abs().reshape(-1, C)
     xhat, dx = _centred_scales(dy * gain.abs(), rows, 0, len(rows) - unbiased, eps)
-    return (gain.abs() * xhat + bias.abs()).reshape(x.shape), dx.reshape(x.shape), (dy * xhat).sum(0), dy.sum(0)
+    return (
+        (gain.abs() * xhat + bias.abs()).reshape(x.shape),
+        dx.reshape(x.shape),
+        (dy * xhat).sum(0),
+        dy.sum(0),
+    )
 
 
 def batch_norm_inference(x, gain, bias, mean, var, eps=1e-5):
@@ -138,7 +154,12 @@ def layer_norm_scale(dy, x, gain, bias, eps=1e-5):
     C = x.shape[-1]
     rows, dy = x.reshape(-1, C), dy.abs().reshape(-1, C)
     xhat, dx = _centred_scales(dy * gain.abs(), rows, 1, C, eps)
-    return (gain.abs() * xhat + bias.abs()).reshape(x.shape), dx.reshape(x.shape), (dy * xhat).sum(0), dy.sum(0)
+    return (
+        (gain.abs() * xhat + bias.abs()).reshape(x.shape),
+        dx.reshape(x.shape),
+        (dy * xhat).sum(0),
+        dy.sum(0),
+    )
 
 
 def rms_norm(x, gain=None, eps=1e-5):
@@ -147,8 +168,12 @@ def rms_norm(x, gain=None, eps=1e-5):
 
 def causal_attention(qkv, n_head):
     *lead, T, C3 = qkv.shape
-    q, k, v = qkv.reshape(-1, T, 3, n_head, C3 // (3 * n_head)).permute(2, 0, 3, 1, 4)  # each (B, n_head, T, D)
-    with sdpa_kernel(SDPBackend.MATH):  # the flash kernel's backward takes exp(s - log sum exp s), rough for large s
+    q, k, v = qkv.reshape(-1, T, 3, n_head, C3 // (3 * n_head)).permute(
+        2, 0, 3, 1, 4
+    )  # each (B, n_head, T, D)
+    with sdpa_kernel(
+        SDPBackend.MATH
+    ):  # the flash kernel's backward takes exp(s - log sum exp s), rough for large s
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
     return y.transpose(1, 2).reshape(*lead, T, C3 // 3)
 
@@ -162,7 +187,9 @@ def gru(x, h0, w, b):
     H = len(h0)
     h, outputs = h0.expand(*x.shape[:-2], H), []
     for x_t in x.unbind(-2):
-        z, r = torch.sigmoid(linear(torch.cat([x_t, h], -1), w[:, : 2 * H], b[: 2 * H])).chunk(2, -1)
+        z, r = torch.sigmoid(linear(torch.cat([x_t, h], -1), w[:, : 2 * H], b[: 2 * H])).chunk(
+            2, -1
+        )
         candidate = torch.tanh(linear(torch.cat([x_t, r * h], -1), w[:, 2 * H :], b[2 * H :]))
         h = (1 - z) * h + z * candidate
         outputs.append(h)
@@ -185,9 +212,14 @@ def flatten_consecutive(x, n):
 def _torch_recurrent(cell, x, state, w, b):
     C = x.shape[-1]
     rows = x.reshape(-1, *x.shape[-2:])
-    states = [s.expand(1, len(rows), len(s)).contiguous() for s in (state if isinstance(state, tuple) else (state,))]
+    states = [
+        s.expand(1, len(rows), len(s)).contiguous()
+        for s in (state if isinstance(state, tuple) else (state,))
+    ]
     parameters = [w[:C].t().contiguous(), w[C:].t().contiguous(), b, torch.zeros_like(b)]
-    h = cell(rows, states if len(states) > 1 else states[0], parameters, True, 1, 0.0, False, False, True)[0]
+    h = cell(
+        rows, states if len(states) > 1 else states[0], parameters, True, 1, 0.0, False, False, True
+    )[0]
     return h.reshape(*x.shape[:-1], h.shape[-1])
 
 
@@ -196,7 +228,8 @@ def _last(terms):
 
 
 def _softmax_relative(x):
-    """softmax's relative error in units of u: exp makes the absolute error of its argument, |z - m|, a relative one."""
+    """softmax's relative error in units of u: exp makes the absolute error of its argument, |z -
+    m|, a relative one."""
     z = (x - x.amax(-1, keepdim=True)).abs()
     return 2 + z + _last(softmax(x) * z)
 

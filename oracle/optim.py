@@ -1,4 +1,5 @@
-"""torch.optim behind the interface of npnet.optim: made from two flat arrays, of which a step updates the first."""
+"""torch.optim behind the interface of npnet.optim: made from two flat arrays, of which a step
+updates the first."""
 
 import functools
 

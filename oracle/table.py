@@ -1,4 +1,5 @@
-"""The notebook's table: every hand-written gradient of `npnet.chunked` beside autograd's, for one minibatch."""
+"""The notebook's table: every hand-written gradient of `npnet.chunked` beside autograd's, for one
+minibatch."""
 
 from dataclasses import replace
 
@@ -23,7 +24,8 @@ approximate: the error against autograd in float64 is within its bound (last col
 
 
 def minibatch(path=NAMES, seed=2147483647, batch_size=32, n_hidden=64, with_b1=False):
-    """The notebook's parameters and first minibatch, from one generator -> params, x (batch_size, 3), y."""
+    """The notebook's parameters and first minibatch, from one generator -> params, x (batch_size,
+    3), y."""
     words = read_words(path)
     vocabulary = Vocabulary(words)
     x, y = build_dataset(split(words)[0], vocabulary)
@@ -34,11 +36,13 @@ def minibatch(path=NAMES, seed=2147483647, batch_size=32, n_hidden=64, with_b1=F
 
 
 def check(params, x, y, values, gradients, dloss=1.0, context="") -> dict[str, Result]:
-    """Compare what `chunked.forward` and `chunked.backward` returned with float64 autograd -> Result by name.
+    """Compare what `chunked.forward` and `chunked.backward` returned with float64 autograd ->
+    Result by name.
 
-    The reference is the whole network's, so an error has come through every step up to there, and so has M, which
-    `rounding_scale` measures by independent errors. Examples that repeat have equal ones, which in a sum of K add up to
-    sqrt(K) times as much: K, the length of the network's longest sum, is squared, and the limit for q is 4 K.
+    The reference is the whole network's, so an error has come through every step up to there, and
+    so has M, which `rounding_scale` measures by independent errors. Examples that repeat have equal
+    ones, which in a sum of K add up to sqrt(K) times as much: K, the length of the network's
+    longest sum, is squared, and the limit for q is 4 K.
     """
     names: list[str] = []
 
@@ -51,7 +55,8 @@ def check(params, x, y, values, gradients, dloss=1.0, context="") -> dict[str, R
     expected, scales = rounding_scale(evaluate, [*params.values(), x, y])
     scale = dict(zip(names, scales, strict=True))
     dtype = params["C"].dtype
-    # M is of first order. In a constant column of hprebn bndiff is nothing but its error e, and bndiff2 wrong by e^2.
+    # M is of first order. In a constant column of hprebn bndiff is nothing but its error e, and
+    # bndiff2 wrong by e^2.
     second_order = 16 * np.finfo(dtype).eps / 2 * scale["bndiff"] ** 2
     scale["bndiff2"] += second_order
     scale["bnvar"] += second_order.sum(0, keepdims=True) / (len(x) - 1)
@@ -76,7 +81,11 @@ def table(params, x, y, language="en") -> tuple[str, bool]:
     autograd = reference.gradients(params, x, y)
     rows = []
     for name, gradient in gradients.items():
-        result = replace(results[name], name=name.removeprefix("d"), exact=np.array_equal(gradient, autograd[name]))
+        result = replace(
+            results[name],
+            name=name.removeprefix("d"),
+            exact=np.array_equal(gradient, autograd[name]),
+        )
         if gradient.shape == autograd[name].shape:
             result = replace(result, error=float(np.abs(gradient - autograd[name]).max()))
         rows.append(row(result, language))

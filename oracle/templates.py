@@ -1,6 +1,8 @@
-"""The files of the exercise, the finished ones too, cut out of npnet's own source, so there is nothing to keep in step.
+"""The files of the exercise, the finished ones too, cut out of npnet's own source, so there is
+nothing to keep in step.
 
-"chunked" has a function for each gradient of the notebook; the others have one for the backward of an operation.
+"chunked" has a function for each gradient of the notebook; the others have one for the backward of
+an operation.
 """
 
 import ast
@@ -45,7 +47,11 @@ one gradient at a time, return None in the place of those that are not yet done.
 @functools.cache
 def text(exercise: str, file: str, solution: bool = False) -> str:
     """The file, or the file as it is when all is done."""
-    return chunked_file(file, solution) if exercise == "chunked" else operation_file(file, exercise, solution)
+    return (
+        chunked_file(file, solution)
+        if exercise == "chunked"
+        else operation_file(file, exercise, solution)
+    )
 
 
 def statements(function: Callable) -> Iterator[tuple[ast.stmt, str]]:
@@ -53,7 +59,10 @@ def statements(function: Callable) -> Iterator[tuple[ast.stmt, str]]:
     source = textwrap.dedent(inspect.getsource(function))
     lines, body = source.splitlines(), ast.parse(source).body[0].body  # type: ignore[attr-defined]
     for before, statement in itertools.pairwise(body):
-        yield statement, textwrap.dedent("\n".join(lines[before.end_lineno : statement.end_lineno])).strip("\n")
+        yield (
+            statement,
+            textwrap.dedent("\n".join(lines[before.end_lineno : statement.end_lineno])).strip("\n"),
+        )
 
 
 def names_in(node: ast.AST) -> list[str]:
@@ -79,13 +88,13 @@ def chunked_file(file: str, solution: bool) -> str:
         for n, a in values.items()
     }
     lines = {
-        target(s): s for s, _ in statements(chunked.forward) if target(s) in values and "params" not in names_in(s)
+        target(s): s
+        for s, _ in statements(chunked.forward)
+        if target(s) in values and "params" not in names_in(s)
     }
     answers = answer_lines()
     text = HEADER.format(exercise="chunked", what=CHUNKED, file=file)
-    text += (
-        f'\nimport numpy as np\n\nEXERCISE = "chunked"\nEPS = {chunked.EPS}\n\n\n{inspect.getsource(chunked.forward)}'
-    )
+    text += f'\nimport numpy as np\n\nEXERCISE = "chunked"\nEPS = {chunked.EPS}\n\n\n{inspect.getsource(chunked.forward)}'
     known = [*values, "n", "T", "E", "H", "V", "dloss"]
     for gradient in chunked.backward(params, values):
         name = gradient[1:]
@@ -96,17 +105,22 @@ def chunked_file(file: str, solution: bool) -> str:
             body += f"\nreturn {gradient}"
         else:
             needs = [n for s in uses.values() for n in names_in(s)]
-            arguments = [f"d{to}" for to in uses] + [n for n in dict.fromkeys((name, *needs)) if n in known]
+            arguments = [f"d{to}" for to in uses] + [
+                n for n in dict.fromkeys((name, *needs)) if n in known
+            ]
             body = "raise NotImplementedError"
         forward = "\n".join(f"    {ast.unparse(s)}  # {to} {shapes[to]}" for to, s in uses.items())
         doc = f'"""{gradient} {shapes[name]}. {name} is used in\n\n{forward}\n"""'
-        text += f"\n\ndef {gradient}({', '.join(arguments)}):\n" + textwrap.indent(f"{doc}\n{body}\n", "    ")
+        text += f"\n\ndef {gradient}({', '.join(arguments)}):\n" + textwrap.indent(
+            f"{doc}\n{body}\n", "    "
+        )
         known.append(gradient)
     return text
 
 
 def answer_lines() -> dict[str, tuple[str, list[str]]]:
-    """Each gradient's lines in `chunked.backward`, with those that prepare them, and the names they need."""
+    """Each gradient's lines in `chunked.backward`, with those that prepare them, and the names they
+    need."""
     prepared: dict[str, tuple[str, list[str]]] = {}
     found: dict[str, tuple[str, list[str]]] = {}
     current = ""
@@ -137,12 +151,17 @@ def operation_file(file: str, exercise: str, solution: bool) -> str:
     while wanted:
         n = wanted.pop()
         for statement in tree:
-            if statement not in chosen and (getattr(statement, "name", "") == n or target(statement) == n):
+            if statement not in chosen and (
+                getattr(statement, "name", "") == n or target(statement) == n
+            ):
                 chosen.append(statement)
                 wanted += names_in(statement)
     used = {n for statement in chosen for n in names_in(statement)}
     imports = [
-        s for s in tree if isinstance(s, ast.Import | ast.ImportFrom) and used & {a.asname or a.name for a in s.names}
+        s
+        for s in tree
+        if isinstance(s, ast.Import | ast.ImportFrom)
+        and used & {a.asname or a.name for a in s.names}
     ]
     lines = source.splitlines()
     text = HEADER.format(exercise=exercise, what=OPERATION.format(name=name), file=file)
@@ -155,15 +174,27 @@ def operation_file(file: str, exercise: str, solution: bool) -> str:
         text += gap + "\n".join(lines[start : statement.end_lineno]) + "\n"
     if not solution:
         backward = getattr(ops, f"{name}_backward")
-        unpack = next(part for statement, part in statements(backward) if "cache" in names_in(statement))
+        unpack = next(
+            part for statement, part in statements(backward) if "cache" in names_in(statement)
+        )
         body = f'"""{shapes}."""\n{unpack}\nraise NotImplementedError\n'
         upstream = next(iter(inspect.signature(backward).parameters))
         text += f"\n\ndef {name}_backward({upstream}, cache):\n" + textwrap.indent(body, "    ")
     return text
 
 
-def network(rng: np.random.Generator, n: int, T: int, E: int, H: int, V: int) -> tuple[dict, np.ndarray, np.ndarray]:
+def network(
+    rng: np.random.Generator, n: int, T: int, E: int, H: int, V: int
+) -> tuple[dict, np.ndarray, np.ndarray]:
     """Random parameters for `npnet.chunked` in float64, x and y."""
-    shapes = {"C": (V, E), "w1": (T * E, H), "b1": (H,), "w2": (H, V), "b2": (V,), "bngain": (1, H), "bnbias": (1, H)}
+    shapes = {
+        "C": (V, E),
+        "w1": (T * E, H),
+        "b1": (H,),
+        "w2": (H, V),
+        "b2": (V,),
+        "bngain": (1, H),
+        "bnbias": (1, H),
+    }
     params = {name: rng.standard_normal(shape) * 0.5 for name, shape in shapes.items()}
     return params, rng.integers(0, V, (n, T)), rng.integers(0, V, n)

@@ -1,4 +1,5 @@
-"""The two guarded borders, each in a fresh interpreter, each with the proof that its guard can fail."""
+"""The two guarded borders, each in a fresh interpreter, each with the proof that its guard can
+fail."""
 
 import shutil
 import subprocess
@@ -10,8 +11,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 REFERENCE = ("oracle.ops", "oracle.models", "oracle.chunked", "oracle.optim")
 
-# Prints every top-level module that importing these names brings in; a package brings its modules, but not __main__,
-# which would run.
+# Prints every top-level module that importing these names brings in; a package brings its modules,
+# but not __main__, which would run.
 PROBE = """
 import importlib, pkgutil, sys
 before = set(sys.modules)
@@ -25,7 +26,9 @@ print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
 
 
 def brought_in(root: Path, *names: str) -> set[str]:
-    done = subprocess.run([sys.executable, "-c", PROBE, *names], cwd=root, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, *names], cwd=root, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     return set(done.stdout.split())
 
@@ -33,7 +36,9 @@ def brought_in(root: Path, *names: str) -> set[str]:
 def planted(tmp_path: Path, package: str, file: str, line: str) -> Path:
     """A copy of the packages in which one file has one more line."""
     for name in ("npnet", "oracle"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "*.txt"))
+        shutil.copytree(
+            ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "*.txt")
+        )
     path = tmp_path / package / file
     path.write_text(path.read_text(encoding="utf-8") + f"\n{line}\n", encoding="utf-8")
     return tmp_path

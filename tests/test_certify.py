@@ -1,4 +1,5 @@
-"""`python -m oracle certify`: a row for each operation and model, and a failure that can be reproduced."""
+"""`python -m oracle certify`: a row for each operation and model, and a failure that can be
+reproduced."""
 
 import re
 import subprocess
@@ -30,7 +31,9 @@ def test_the_examples_are_fresh(capsys):
 
 def test_a_wrong_backward_is_a_failure_that_can_be_reproduced(monkeypatch, capsys):
     right = CASES["tanh"]
-    monkeypatch.setitem(CASES, "tanh", replace(right, backward=lambda dy, cache: dy * (1 - cache[0])))
+    monkeypatch.setitem(
+        CASES, "tanh", replace(right, backward=lambda dy, cache: dy * (1 - cache[0]))
+    )
     assert main(["certify", "--op", "tanh", "--op", "relu", "--examples", "50"]) == 1
     out = capsys.readouterr().out
     assert re.search(r"^tanh +\d+ +WRONG", out, re.M) and re.search(r"^relu +50 +0.00", out, re.M)
@@ -41,8 +44,12 @@ def test_a_wrong_backward_is_a_failure_that_can_be_reproduced(monkeypatch, capsy
     exec(line, {})
 
 
-@pytest.mark.parametrize("flags", [["--op", "nope"], ["--examples", "0"], ["--examples", "x"], ["--nope"]])
+@pytest.mark.parametrize(
+    "flags", [["--op", "nope"], ["--examples", "0"], ["--examples", "x"], ["--nope"]]
+)
 def test_bad_flags_are_one_line(flags):
-    run = subprocess.run([sys.executable, "-m", "oracle", "certify", *flags], capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-m", "oracle", "certify", *flags], capture_output=True, text=True
+    )
     assert run.returncode == 2 and run.stdout == "" and len(run.stderr.splitlines()) == 1
     assert flags[-1] in run.stderr

@@ -1,4 +1,5 @@
-"""`check_backward`: it passes what is right, rejects and names what is wrong, and says what it cannot judge."""
+"""`check_backward`: it passes what is right, rejects and names what is wrong, and says what it
+cannot judge."""
 
 import re
 
@@ -69,7 +70,9 @@ def test_what_is_right_passes_by_the_complex_step(name):
 def test_three_lines_are_enough():
     oracle.check_backward(linear, linear_backward, reference.linear, LINEAR, max_examples=10)
     oracle.check_backward(linear, linear_backward, signature=LINEAR, max_examples=10)
-    oracle.check_backward(np.tanh, lambda dy, x: dy * (1 - np.tanh(x) ** 2), torch.tanh, "(n)->(n)", max_examples=10)
+    oracle.check_backward(
+        np.tanh, lambda dy, x: dy * (1 - np.tanh(x) ** 2), torch.tanh, "(n)->(n)", max_examples=10
+    )
 
 
 def test_a_forward_without_a_cache_gets_its_options_again():
@@ -82,12 +85,16 @@ def test_a_forward_without_a_cache_gets_its_options_again():
     options = {"exponent": st.integers(1, 4)}
     oracle.check_backward(power, backward, power, "(n)->(n)", options=options, max_examples=20)
     with pytest.raises(Mismatch, match="exponent = "):
-        oracle.check_backward(power, lambda dy, x, exponent: dy * x, power, "(n)->(n)", options=options)
+        oracle.check_backward(
+            power, lambda dy, x, exponent: dy * x, power, "(n)->(n)", options=options
+        )
 
 
 def test_the_complex_step_is_exact_where_differences_are_not():
     x = np.array([1.5, -0.3])
-    found, ones = complex_step(lambda inputs: np.exp(inputs["x"]) / inputs["x"], {"x": x}, np.array([1.0, 2.0]))
+    found, ones = complex_step(
+        lambda inputs: np.exp(inputs["x"]) / inputs["x"], {"x": x}, np.array([1.0, 2.0])
+    )
     slope = np.exp(x) * (x - 1) / x**2
     np.testing.assert_allclose(found["x"], slope * [1, 2], rtol=4e-15)
     np.testing.assert_allclose(ones["x"], slope, rtol=4e-15)
@@ -99,17 +106,33 @@ WRONG = {
     "the mean over n stands for the sum": lambda dx, dw, db, dy, x, w: (dx, dw, db / len(dy)),
     "the sign is wrong": lambda dx, dw, db, dy, x, w: (-dx, dw, db),
     "it is the right gradient times 2": lambda dx, dw, db, dy, x, w: (dx, 2 * dw, db),
-    "the sign is wrong, and it is the right gradient times 0.5": lambda dx, dw, db, dy, x, w: (dx, dw * -0.5, db),
-    "it is the right gradient times a factor of 1.1": lambda dx, dw, db, dy, x, w: (dx, 1.1 * dw, db),
+    "the sign is wrong, and it is the right gradient times 0.5": lambda dx, dw, db, dy, x, w: (
+        dx,
+        dw * -0.5,
+        db,
+    ),
+    "it is the right gradient times a factor of 1.1": lambda dx, dw, db, dy, x, w: (
+        dx,
+        1.1 * dw,
+        db,
+    ),
     "a factor 1/sqrt(i) too many": lambda dx, dw, db, dy, x, w: (dx / np.sqrt(x.shape[1]), dw, db),
     "it is transposed": lambda dx, dw, db, dy, x, w: (dx, dw.T.copy(), db),
-    "the upstream gradient is ignored": lambda dx, dw, db, dy, x, w: (dx, dw, np.full(db.shape, float(len(dy)))),
+    "the upstream gradient is ignored": lambda dx, dw, db, dy, x, w: (
+        dx,
+        dw,
+        np.full(db.shape, float(len(dy))),
+    ),
     "keepdims=True": lambda dx, dw, db, dy, x, w: (dx, dw, db[None]),
     "the sum over axis 0 is missing": lambda dx, dw, db, dy, x, w: (dx, dw, dy.copy()),
     "it is summed over axis 0": lambda dx, dw, db, dy, x, w: (dx.sum(0), dw, db),
     "only broadcasts": lambda dx, dw, db, dy, x, w: (np.ones((1, x.shape[1])), dw, db),
     "it is all zeros": lambda dx, dw, db, dy, x, w: (dx, np.zeros_like(dw), db),
-    "elements are right": lambda dx, dw, db, dy, x, w: (dx, dw * np.arange(1, 1 + len(dw))[:, None], db),
+    "elements are right": lambda dx, dw, db, dy, x, w: (
+        dx,
+        dw * np.arange(1, 1 + len(dw))[:, None],
+        db,
+    ),
 }
 
 
@@ -128,7 +151,10 @@ def test_the_likely_mistake_is_named(says, expression):
 def test_a_weight_used_the_wrong_way_round():
     with pytest.raises(Mismatch, match="Likely mistake: it is transposed"):
         oracle.check_backward(
-            lambda x, w: (x @ w, (x, w)), lambda dy, c: (dy @ c[1].T, dy.T @ c[0]), None, "(n,3),(3,3)->(n,3)"
+            lambda x, w: (x @ w, (x, w)),
+            lambda dy, c: (dy @ c[1].T, dy.T @ c[0]),
+            None,
+            "(n,3),(3,3)->(n,3)",
         )
 
 
@@ -140,7 +166,9 @@ def test_n_for_n_minus_1_inside_a_fused_gradient(unbiased):
         dgain, dbias = (dy * xhat).sum(0), dy.sum(0)
         return gain * inv * (dy - dbias / len(dy) - xhat * dgain / divisor), dgain, dbias
 
-    with pytest.raises(Mismatch, match=r"a factor n/\(n - 1\) is " + ("missing" if unbiased else "too many")):
+    with pytest.raises(
+        Mismatch, match=r"a factor n/\(n - 1\) is " + ("missing" if unbiased else "too many")
+    ):
         oracle.check_backward(
             ops.batch_norm,
             wrong,
@@ -157,7 +185,11 @@ def test_the_variance_over_n_alone():
 
     with pytest.raises(Mismatch, match=r"a factor n/\(n - 1\) is missing: n stands for n - 1"):
         oracle.check_backward(
-            var, lambda dy, x: 2 * dy * (x - x.mean(0)) / len(x), None, "(n,c)->(c)", sizes={"n": (2, 6)}
+            var,
+            lambda dy, x: 2 * dy * (x - x.mean(0)) / len(x),
+            None,
+            "(n,c)->(c)",
+            sizes={"n": (2, 6)},
         )
 
 
@@ -170,7 +202,9 @@ def test_lost_duplicates(expression):
         return dtable
 
     with pytest.raises(Mismatch, match="duplicates are lost"):
-        oracle.check_backward(ops.embedding, wrong, expression, "(n,t),(v,c)->(n,t,c)", ids={"ids": "v"})
+        oracle.check_backward(
+            ops.embedding, wrong, expression, "(n,t),(v,c)->(n,t,c)", ids={"ids": "v"}
+        )
 
 
 def scaled(dy, x):
@@ -179,7 +213,10 @@ def scaled(dy, x):
 
 ALIEN = {
     "dx shares memory with dy": (lambda x: x * 1, lambda dy, x: dy),
-    "writes into an array that was given to it": (lambda x: x * 2, lambda dy, x: np.multiply(dy, 2, out=dy)),
+    "writes into an array that was given to it": (
+        lambda x: x * 2,
+        lambda dy, x: np.multiply(dy, 2, out=dy),
+    ),
     "has dtype float32 where float64": (lambda x: x * 2, lambda dy, x: (dy * 2).astype(np.float32)),
     "is nan where": (lambda x: x * 2, lambda dy, x: dy * 2 * np.nan),
     "is a float, not a floating NumPy array": (lambda x: x.sum(), lambda dy, x: float(dy)),
@@ -195,7 +232,11 @@ def test_more_than_values_has_to_be_right(says):
     forward, backward = ALIEN[says]
     with pytest.raises(Mismatch, match=re.escape(says)):
         oracle.check_backward(
-            forward, backward, forward, "(n)->(n)" if "NumPy" not in says else "(n)->()", max_examples=20
+            forward,
+            backward,
+            forward,
+            "(n)->(n)" if "NumPy" not in says else "(n)->()",
+            max_examples=20,
         )
 
 
@@ -233,7 +274,9 @@ def test_memory_between_calls_is_found():
         return x * x, ()
 
     with pytest.raises(Mismatch, match="other bits the second time"):
-        oracle.check_backward(forward, lambda dy, cache: 2 * dy * last["x"], lambda x: x * x, "(n)->(n)")
+        oracle.check_backward(
+            forward, lambda dy, cache: 2 * dy * last["x"], lambda x: x * x, "(n)->(n)"
+        )
 
 
 def test_a_write_into_the_cache_is_found():
@@ -247,7 +290,9 @@ def test_a_write_into_the_cache_is_found():
 
 def test_nonlinear_in_the_upstream_gradient():
     with pytest.raises(Mismatch):
-        oracle.check_backward(np.tanh, lambda dy, x: abs(dy) * (1 - np.tanh(x) ** 2), torch.tanh, "(n)->(n)")
+        oracle.check_backward(
+            np.tanh, lambda dy, x: abs(dy) * (1 - np.tanh(x) ** 2), torch.tanh, "(n)->(n)"
+        )
 
 
 def test_the_forward_is_held_against_torch_too():
@@ -280,7 +325,9 @@ def test_a_formula_rounded_otherwise_passes():
         probs, targets = cache
         return (probs - np.eye(probs.shape[1])[targets]) * dloss / len(probs)
 
-    oracle.check_backward(loss, backward, reference.cross_entropy, "(n,v),(n)->()", ids={"targets": "v"})
+    oracle.check_backward(
+        loss, backward, reference.cross_entropy, "(n,v),(n)->()", ids={"targets": "v"}
+    )
     oracle.check_backward(loss, backward, None, "(n,v),(n)->()", ids={"targets": "v"})
 
 
@@ -310,7 +357,9 @@ def test_the_seed_repeats_and_the_arguments_count():
     runs = []
     for seed in (1, 1, 2):
         seen.clear()
-        proof = oracle.check_backward(forward, scaled, forward, "(n)->(n)", seed=seed, max_examples=7, magnitude=1e3)
+        proof = oracle.check_backward(
+            forward, scaled, forward, "(n)->(n)", seed=seed, max_examples=7, magnitude=1e3
+        )
         assert proof.examples == 7
         runs.append(b"".join(a.tobytes() for a in seen))
     assert runs[0] == runs[1] != runs[2]
@@ -327,7 +376,9 @@ def test_sizes_are_drawn_from_one_and_shared():
     def backward(dy, x, w):
         return dy @ w.T, x.T @ dy
 
-    oracle.check_backward(forward, backward, forward, "(n,i),(i,3)->(n,3)", sizes={"n": (1, 9)}, max_examples=150)
+    oracle.check_backward(
+        forward, backward, forward, "(n,i),(i,3)->(n,3)", sizes={"n": (1, 9)}, max_examples=150
+    )
     assert all(a[1] == a[2] and a[3] == 3 for a in seen)
     assert {a[0] for a in seen} == {*range(1, 10)} and {a[1] for a in seen} == {*range(1, 7)}
 
@@ -339,7 +390,9 @@ def test_ids_are_within_their_range():
         seen.update([("i", *i.ravel().tolist()), ("j", *j.ravel().tolist())])
         return x * 2
 
-    oracle.check_backward(forward, lambda dy, x, i, j: dy * 2, None, "(n),(),(n)->(n)", ids={1: (-2, 3), "j": "n"})
+    oracle.check_backward(
+        forward, lambda dy, x, i, j: dy * 2, None, "(n),(),(n)->(n)", ids={1: (-2, 3), "j": "n"}
+    )
     assert {v for name, *values in seen if name == "i" for v in values} == {-2, -1, 0, 1, 2}
     assert {v for name, *values in seen if name == "j" for v in values} == {*range(6)}
 
@@ -348,7 +401,10 @@ def test_ids_are_within_their_range():
     "forward, reason",
     [
         (np.abs, "loses a derivative"),
-        (lambda x: np.linalg.norm(x, axis=-1, keepdims=True) * np.ones_like(x), "loses a derivative"),
+        (
+            lambda x: np.linalg.norm(x, axis=-1, keepdims=True) * np.ones_like(x),
+            "loses a derivative",
+        ),
         (lambda x: np.vecdot(x, x) * np.ones_like(x), "loses a derivative"),
         (lambda x: x.astype(float) * 2, "ComplexWarning"),
         (lambda x: np.multiply(x, 2, out=np.empty(x.shape)), "Error"),
@@ -365,12 +421,16 @@ def test_a_forward_that_is_not_complex_safe_is_not_judged(forward, reason):
 def test_maximum_and_comparisons_are_complex_safe():
     oracle.check_backward(ops.relu, ops.relu_backward, None, "(n,c)->(n,c)")
     oracle.check_backward(
-        lambda x: np.where(x > 0, x, 0.1 * x), lambda dy, x: np.where(x > 0, dy, 0.1 * dy), None, "(n)->(n)"
+        lambda x: np.where(x > 0, x, 0.1 * x),
+        lambda dy, x: np.where(x > 0, dy, 0.1 * dy),
+        None,
+        "(n)->(n)",
     )
 
 
 @pytest.mark.parametrize(
-    "signature", ["", "(n)", "n->n", "(n)->(n),(n)", "(n)->", "(n,(m))->()", "(n,2*c)->()", "(,)->()"]
+    "signature",
+    ["", "(n)", "n->n", "(n)->(n),(n)", "(n)->", "(n,(m))->()", "(n,2*c)->()", "(,)->()"],
 )
 def test_a_bad_signature(signature):
     with pytest.raises(ValueError, match="signature"):
@@ -398,7 +458,12 @@ def test_bad_arguments(details, says):
     def forward(x):
         return x * 2
 
-    arguments = {"forward": forward, "backward": scaled, "reference": forward, "signature": "(n)->(n)"} | details
+    arguments = {
+        "forward": forward,
+        "backward": scaled,
+        "reference": forward,
+        "signature": "(n)->(n)",
+    } | details
     with pytest.raises(ValueError, match=re.escape(says)):
         oracle.check_backward(**arguments)
 
@@ -414,7 +479,9 @@ def test_an_error_of_the_users_is_the_users():
 def test_signatures():
     inputs, output = parse(" (n, 3) , (2c+h+1),() -> (n) ")
     sizes = {"n": 4, "c": 5, "h": 6}
-    assert [extent(shape, sizes) for shape in inputs] == [(4, 3), (17,), ()] and extent(output, sizes) == (4,)
+    assert [extent(shape, sizes) for shape in inputs] == [(4, 3), (17,), ()] and extent(
+        output, sizes
+    ) == (4,)
 
 
 def test_a_right_gradient_has_no_likely_mistake():

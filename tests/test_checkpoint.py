@@ -1,4 +1,5 @@
-"""Checkpoints: everything comes back, a run goes on bit for bit, and no damage gets in or shows a traceback."""
+"""Checkpoints: everything comes back, a run goes on bit for bit, and no damage gets in or shows a
+traceback."""
 
 import io
 import json
@@ -43,7 +44,12 @@ def batches(model, generator):
 
 def content(loaded):
     """All that a checkpoint holds, comparable."""
-    arrays = {"data": loaded.model.data, **loaded.model.buffers(), **loaded.optimizer, **loaded.generators}
+    arrays = {
+        "data": loaded.model.data,
+        **loaded.model.buffers(),
+        **loaded.optimizer,
+        **loaded.generators,
+    }
     head = (loaded.model.kind, loaded.model.config, loaded.vocabulary, loaded.meta)
     return head, {name: (a.dtype, a.shape, a.tobytes()) for name, a in arrays.items()}
 
@@ -69,7 +75,12 @@ def test_everything_comes_back(tmp_path, kind, dtype):
 @pytest.mark.parametrize("rule", RULES)
 def test_a_resumed_run_goes_on_bit_for_bit(tmp_path, kind, rule):
     def train(model, optimizer, generator, start, stop):
-        return [loss for _, loss in run(model, batches(model, generator), optimizer, drop(0.05, 15), stop, start)]
+        return [
+            loss
+            for _, loss in run(
+                model, batches(model, generator), optimizer, drop(0.05, 15), stop, start
+            )
+        ]
 
     model, generator = make(kind), TorchGenerator(1)
     whole = train(model, RULES[rule](model), generator, 0, 20)
@@ -78,7 +89,9 @@ def test_a_resumed_run_goes_on_bit_for_bit(tmp_path, kind, rule):
     optimizer = RULES[rule](first)
     losses = train(first, optimizer, first_generator, 0, 10)
     state = {"batches": first_generator.state()}
-    save(tmp_path / "last.npz", Checkpoint(first, VOCABULARY, {"step": 10}, optimizer.state(), state))
+    save(
+        tmp_path / "last.npz", Checkpoint(first, VOCABULARY, {"step": 10}, optimizer.state(), state)
+    )
 
     loaded = load(str(tmp_path / "last.npz"))
     second, second_generator = loaded.model, TorchGenerator(99)
@@ -103,7 +116,16 @@ def good(tmp_path_factory):
     """A small checkpoint with all kinds of entries: (path, bytes, content)."""
     path = tmp_path_factory.mktemp("good") / "model.npz"
     model = make("mlp_running", n_embd=1, n_embd2=2, block_size=2)
-    save(path, Checkpoint(model, VOCABULARY, {"step": 3}, AdamW(model.data, model.grad).state(), {"b": np.arange(3)}))
+    save(
+        path,
+        Checkpoint(
+            model,
+            VOCABULARY,
+            {"step": 3},
+            AdamW(model.data, model.grad).state(),
+            {"b": np.arange(3)},
+        ),
+    )
     return path, path.read_bytes(), content(load(path))
 
 
@@ -178,7 +200,8 @@ def test_a_missing_file_and_a_directory_are_an_error(tmp_path):
 
 
 def rewritten(good, path, **changes):
-    """A copy of the good file with some entries replaced, or left out where the new value is None."""
+    """A copy of the good file with some entries replaced, or left out where the new value is
+    None."""
     with np.load(good[0]) as file:
         arrays = {name: file[name] for name in file.files} | changes
     np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
@@ -249,7 +272,9 @@ def test_a_wrong_description_is_an_error(good, tmp_path, changes):
 
 
 @pytest.mark.parametrize(
-    "meta", [np.array("{"), np.array("[1]"), np.array("3"), np.arange(3), np.array(b"\xff"), None], ids=str
+    "meta",
+    [np.array("{"), np.array("[1]"), np.array("3"), np.arange(3), np.array(b"\xff"), None],
+    ids=str,
 )
 def test_a_description_that_is_none_is_an_error(good, tmp_path, meta):
     rewritten(good, tmp_path / "changed.npz", meta=meta)

@@ -1,4 +1,5 @@
-"""The notebook's exercise against autograd: every value and gradient, any sizes; and wrong lines, each to be found."""
+"""The notebook's exercise against autograd: every value and gradient, any sizes; and wrong lines,
+each to be found."""
 
 import inspect
 
@@ -14,13 +15,36 @@ from npnet.random import TorchGenerator
 from oracle.table import check, minibatch
 
 INTERMEDIATES = [
-    *("emb", "embconcat", "hprebn", "bnmean", "bndiff", "bndiff2", "bnvar", "bnvar_inv", "bnraw", "hpreact", "h"),
-    *("logits", "logit_maxes", "norm_logits", "counts", "counts_sum", "counts_sum_inv", "probs", "logprobs", "loss"),
+    *(
+        "emb",
+        "embconcat",
+        "hprebn",
+        "bnmean",
+        "bndiff",
+        "bndiff2",
+        "bnvar",
+        "bnvar_inv",
+        "bnraw",
+        "hpreact",
+        "h",
+    ),
+    *(
+        "logits",
+        "logit_maxes",
+        "norm_logits",
+        "counts",
+        "counts_sum",
+        "counts_sum_inv",
+        "probs",
+        "logprobs",
+        "loss",
+    ),
 ]
 
 
 def network(sizes, with_b1=True, dtype=np.float64, seed=0, scale=1.0, spread=0.3):
-    """Random read-only parameters, x and y. `scale` is the first layer's; `spread`, the last's, keeps exp in range."""
+    """Random read-only parameters, x and y. `scale` is the first layer's; `spread`, the last's,
+    keeps exp in range."""
     n, T, E, H, V = sizes
     rng = np.random.default_rng(seed)
     params = {
@@ -77,7 +101,9 @@ def test_fused_steps_equal_the_chunked_ones(net, dloss):
     values, gradients = run(params, x, y, dloss)
 
     def close(fused, chunked, largest_term):
-        np.testing.assert_allclose(fused, chunked, rtol=1e-9, atol=1e-10 * largest_term, strict=True)
+        np.testing.assert_allclose(
+            fused, chunked, rtol=1e-9, atol=1e-10 * largest_term, strict=True
+        )
 
     loss, cache = ops.cross_entropy(values["logits"], y)
     close(loss, values["loss"], 1)
@@ -129,7 +155,9 @@ def test_what_is_zero_in_exact_arithmetic_is_rounding(net):
 def test_b1_has_no_effect():
     params, x, y = network((5, 2, 3, 4, 6))
     shifted = params | {"b1": params["b1"] + 3}
-    assert chunked.forward(shifted, x, y)["loss"] == pytest.approx(chunked.forward(params, x, y)["loss"], rel=1e-12)
+    assert chunked.forward(shifted, x, y)["loss"] == pytest.approx(
+        chunked.forward(params, x, y)["loss"], rel=1e-12
+    )
 
 
 def test_one_example_has_no_variance():
@@ -138,7 +166,8 @@ def test_one_example_has_no_variance():
 
 
 @pytest.mark.parametrize(
-    "n_hidden, with_b1, count", [(64, False, 4073), (64, True, 4137), (200, False, 12_097), (200, True, 12_297)]
+    "n_hidden, with_b1, count",
+    [(64, False, 4073), (64, True, 4137), (200, False, 12_097), (200, True, 12_297)],
 )
 def test_parameter_counts(n_hidden, with_b1, count):
     params = chunked.init_params(TorchGenerator(0), n_hidden=n_hidden, with_b1=with_b1)
@@ -178,8 +207,8 @@ def test_the_notebooks_minibatch_of_the_original_names(makemore_names):
     assert problems(*net, values, gradients) == []
 
 
-# One line of `backward` each, as somebody might write it. All sizes are equal in the second network, so that a
-# transposed product has the right shape there; the third is float32.
+# One line of `backward` each, as somebody might write it. All sizes are equal in the second
+# network, so that a transposed product has the right shape there; the third is float32.
 NETWORKS = [
     network((5, 3, 4, 6, 7)),
     network((6, 2, 3, 6, 6), seed=1),
@@ -192,19 +221,54 @@ WRONG = [
     ("dlogprobs", "(-float(dloss) / n)", "(float(dloss) / n)", "a sign"),
     ("dlogprobs", "onehot[y] * (-float", "np.eye(V)[y] * (-float", "a promoted dtype"),
     ("dprobs", "dlogprobs / probs", "dlogprobs * probs", "the slope of the logarithm upside down"),
-    ("dcounts_sum_inv", "(dprobs * counts).sum(1, keepdims=True)", "dprobs * counts", "no sum over the broadcast"),
-    ("dcounts_sum_inv", "(dprobs * counts).sum(1,", "(dprobs * counts).mean(1,", "the mean for the sum"),
+    (
+        "dcounts_sum_inv",
+        "(dprobs * counts).sum(1, keepdims=True)",
+        "dprobs * counts",
+        "no sum over the broadcast",
+    ),
+    (
+        "dcounts_sum_inv",
+        "(dprobs * counts).sum(1,",
+        "(dprobs * counts).mean(1,",
+        "the mean for the sum",
+    ),
     ("dcounts_sum_inv", "(dprobs * counts).sum(1,", "(dprobs * counts).sum(0,", "the other axis"),
     ("dcounts_sum", "-(counts_sum**-2) *", "counts_sum**-2 *", "a sign"),
     ("dcounts_sum", "-(counts_sum**-2) *", "-(counts_sum**-1) *", "an exponent"),
     ("dcounts", "dprobs + dcounts_sum", "dprobs", "the second use forgotten"),
-    ("dcounts", "counts_sum_inv * dprobs + dcounts_sum", "0 * dprobs + dcounts_sum", "the first use overwritten"),
+    (
+        "dcounts",
+        "counts_sum_inv * dprobs + dcounts_sum",
+        "0 * dprobs + dcounts_sum",
+        "the first use overwritten",
+    ),
     ("dnorm_logits", "counts * dcounts", "dcounts", "the slope of exp forgotten"),
     ("dnorm_logits", "counts * dcounts", "probs * dcounts", "probabilities for counts"),
-    ("dlogit_maxes", "-dnorm_logits.sum(1, keepdims=True)", "-dnorm_logits.sum(1)", "keepdims forgotten"),
-    ("dlogit_maxes", "-dnorm_logits.sum(1,", "-dnorm_logits.max(1,", "the maximum taken for its gradient"),
-    ("dlogits", "dnorm_logits + onehot[logits.argmax(1)]", "onehot[logits.argmax(1)]", "the first use overwritten"),
-    ("dlogits", "dnorm_logits + onehot[logits.argmax(1)]", "probs - onehot[y] + 0", "the fused form without its scale"),
+    (
+        "dlogit_maxes",
+        "-dnorm_logits.sum(1, keepdims=True)",
+        "-dnorm_logits.sum(1)",
+        "keepdims forgotten",
+    ),
+    (
+        "dlogit_maxes",
+        "-dnorm_logits.sum(1,",
+        "-dnorm_logits.max(1,",
+        "the maximum taken for its gradient",
+    ),
+    (
+        "dlogits",
+        "dnorm_logits + onehot[logits.argmax(1)]",
+        "onehot[logits.argmax(1)]",
+        "the first use overwritten",
+    ),
+    (
+        "dlogits",
+        "dnorm_logits + onehot[logits.argmax(1)]",
+        "probs - onehot[y] + 0",
+        "the fused form without its scale",
+    ),
     ("dh", "dlogits @ w2.T", "dlogits @ w2", "a transposed weight"),
     ("dh", "dlogits @ w2.T", "dnorm_logits @ (w2.T / n)", "divided by n twice"),
     ("dw2", "h.T @ dlogits", "h @ dlogits", "a transposed input"),
@@ -217,12 +281,27 @@ WRONG = [
     ("dhpreact", "(1.0 - h**2)", "(1.0 - np.tanh(h) ** 2)", "tanh taken twice"),
     ("dhpreact", "(1.0 - h**2) * dh", "1.0 - h**2 * dh", "brackets"),
     ("dbngain", "(bnraw * dhpreact)", "(bndiff * dhpreact)", "the value before the scaling"),
-    ("dbngain", "(bnraw * dhpreact).sum(0, keepdims=True)", "(bnraw * dhpreact).sum(0)", "keepdims forgotten"),
-    ("dbnbias", "dbnbias = dhpreact.sum(0, keepdims=True)", "dbnbias = dhpreact.sum(0)", "keepdims forgotten"),
+    (
+        "dbngain",
+        "(bnraw * dhpreact).sum(0, keepdims=True)",
+        "(bnraw * dhpreact).sum(0)",
+        "keepdims forgotten",
+    ),
+    (
+        "dbnbias",
+        "dbnbias = dhpreact.sum(0, keepdims=True)",
+        "dbnbias = dhpreact.sum(0)",
+        "keepdims forgotten",
+    ),
     ("dbnbias", "dbnbias = dhpreact.sum(0,", "dbnbias = dhpreact.mean(0,", "the mean for the sum"),
     ("dbnraw", "bngain * dhpreact", "1.0 * dhpreact", "the gain forgotten"),
     ("dbnvar_inv", "(bndiff * dbnraw)", "(bnraw * dbnraw)", "the value after the scaling"),
-    ("dbnvar_inv", "(bndiff * dbnraw).sum(0, keepdims=True)", "bndiff * dbnraw", "no sum over the broadcast"),
+    (
+        "dbnvar_inv",
+        "(bndiff * dbnraw).sum(0, keepdims=True)",
+        "bndiff * dbnraw",
+        "no sum over the broadcast",
+    ),
     ("dbnvar", "-0.5 * (bnvar", "0.5 * (bnvar", "a sign"),
     ("dbnvar", "** -1.5", "** -0.5", "an exponent"),
     ("dbnvar", "(bnvar + EPS)", "bnvar", "eps forgotten"),
@@ -249,7 +328,12 @@ WRONG = [
     ("db1", "dhprebn.sum(0)", "dhprebn.sum(1)", "the other axis"),
     ("db1", "dhprebn.sum(0)", "dbndiff.sum(0)", "the step before left out"),
     ("db1", "dhprebn.sum(0)", "dhprebn.sum(0, keepdims=True)", "a shape that only broadcasts"),
-    ("demb", "dembconcat.reshape(emb.shape)", "dembconcat.reshape(emb.shape) / emb.shape[1]", "the mean for the sum"),
+    (
+        "demb",
+        "dembconcat.reshape(emb.shape)",
+        "dembconcat.reshape(emb.shape) / emb.shape[1]",
+        "the mean for the sum",
+    ),
     ("demb", "reshape(emb.shape)", "reshape(emb.shape, order='F')", "the numbers in another order"),
     ("dC", "np.add.at(dC, x, demb)", "dC[x] += demb", "lost duplicates"),
     ("dC", "np.add.at(dC, x, demb)", "dC[x] = demb", "overwritten duplicates"),
@@ -258,8 +342,18 @@ WRONG = [
     ("dC", "np.zeros_like(C)", "C.copy()", "not starting at zero"),
 ]
 EQUIVALENT = [
-    ("dlogits", " + onehot[logits.argmax(1)] * dlogit_maxes", "", "what comes through the maximum is 0"),
-    ("dbnmean", "-dbndiff.sum(0,", "-(bnvar_inv * dbnraw).sum(0,", "differences from a mean add up to 0"),
+    (
+        "dlogits",
+        " + onehot[logits.argmax(1)] * dlogit_maxes",
+        "",
+        "what comes through the maximum is 0",
+    ),
+    (
+        "dbnmean",
+        "-dbndiff.sum(0,",
+        "-(bnvar_inv * dbnraw).sum(0,",
+        "differences from a mean add up to 0",
+    ),
     ("db1", "dhprebn.sum(0)", "dhprebn.mean(0)", "db1 is 0"),
     ("db1", "dhprebn.sum(0)", "np.zeros_like(params['b1'])", "db1 is 0"),
 ]

@@ -1,4 +1,5 @@
-"""The command line as a user meets it: a subprocess, its output, its exit status, the files it leaves."""
+"""The command line as a user meets it: a subprocess, its output, its exit status, the files it
+leaves."""
 
 import os
 import re
@@ -21,7 +22,9 @@ WORDS = "\n".join(read_words()[:300])
 
 def npnet(*arguments, cwd=None):
     command = [sys.executable, "-m", "npnet", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=300
+    )
 
 
 def good(*arguments, cwd=None):
@@ -84,19 +87,33 @@ def test_our_own_names_are_found_from_anywhere(tmp_path):
 
 
 def test_the_same_seed_is_the_same_run(names):
-    runs = [good("train", "-i", names, "--max-steps", 30, "--seed", seed).stdout for seed in (5, 5, 6)]
+    runs = [
+        good("train", "-i", names, "--max-steps", 30, "--seed", seed).stdout for seed in (5, 5, 6)
+    ]
     assert runs[0] == runs[1] != runs[2]
 
 
 def test_a_pipe_gets_a_progress_line_now_and_then(names):
-    command = [sys.executable, "-m", "npnet", "train", "-i", str(names), "--max-steps", "1000000000"]
+    command = [
+        sys.executable,
+        "-m",
+        "npnet",
+        "train",
+        "-i",
+        str(names),
+        "--max-steps",
+        "1000000000",
+    ]
     with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as process:
         process.stderr.readline()
         lines = [process.stderr.readline() for _ in range(2)]
         process.terminate()
         rest = process.stderr.read()
     assert process.returncode == 128 + signal.SIGTERM
-    steps = [int(re.match(r"step ([\d,]+)/1,000,000,000  loss ", line).group(1).replace(",", "")) for line in lines]
+    steps = [
+        int(re.match(r"step ([\d,]+)/1,000,000,000  loss ", line).group(1).replace(",", ""))
+        for line in lines
+    ]
     assert 0 < steps[0] < steps[1]
     assert "interrupted after" in rest
 
@@ -129,7 +146,9 @@ def test_sampling_when_the_words_are_gone(names, tmp_path):
     good("train", "-i", moving, "-o", tmp_path / "out", "--max-steps", 5)
     moving.unlink()
     unmarked = good("sample", tmp_path / "out", "-n", 6).stdout.splitlines()
-    assert len(unmarked) == 6 and not any(line.endswith((" new", "in train", "in test")) for line in unmarked)
+    assert len(unmarked) == 6 and not any(
+        line.endswith((" new", "in train", "in test")) for line in unmarked
+    )
     marked = good("sample", tmp_path / "out", "-n", 6, "-i", names).stdout.splitlines()
     assert sorted(line.partition(" ")[0] for line in marked) == sorted(unmarked)
     assert all(line.endswith((" new", "in train", "in test")) for line in marked)
@@ -155,9 +174,26 @@ def test_other_runs_leave_a_model_to_sample_from(flags, names, tmp_path):
 
 def test_makemores_flags(names, tmp_path):
     flags = ["--type", "transformer", "--n-layer", 1, "--n-head", 2, "--n-embd", 8, "--n-embd2", 8]
-    flags += ["-n", 4, "--device", "cpu", "-b", 16, "-l", 0.001, "-w", 0.1, "--top-k", 5, "--seed", 1]
+    flags += [
+        "-n",
+        4,
+        "--device",
+        "cpu",
+        "-b",
+        16,
+        "-l",
+        0.001,
+        "-w",
+        0.1,
+        "--top-k",
+        5,
+        "--seed",
+        1,
+    ]
     done = good("train", "-i", names, "-o", tmp_path, "--max-steps", 501, *flags)
-    logged = re.findall(r"^step (\d+) \| loss \d\.\d{4} \| step time \d+\.\d\dms$", done.stdout, re.M)
+    logged = re.findall(
+        r"^step (\d+) \| loss \d\.\d{4} \| step time \d+\.\d\dms$", done.stdout, re.M
+    )
     assert [int(step) for step in logged] == list(range(0, 501, 10))
     assert len(re.findall(r"^step 500 train loss: \S+ test loss: \S+$", done.stdout, re.M)) == 1
     assert f"saving model to {tmp_path / 'model.npz'}" in done.stdout
@@ -188,7 +224,9 @@ RESUMED = {
 @pytest.mark.parametrize("name", RESUMED)
 def test_a_resumed_run_is_the_uninterrupted_one(name, names, tmp_path):
     flags = ["train", "-i", names, *RESUMED[name]]
-    steps = 220 if name == "transformer" else 40  # past the first samples, which draw from the run's generator
+    steps = (
+        220 if name == "transformer" else 40
+    )  # past the first samples, which draw from the run's generator
     good(*flags, "-o", tmp_path / "whole", "--max-steps", steps)
     good(*flags, "-o", tmp_path / "parts", "--max-steps", 7)
     good(*flags, "-o", tmp_path / "parts", "--max-steps", 13, "--resume")
@@ -307,7 +345,10 @@ def test_bad_words(tmp_path):
         (["train", "--seed", "1e3"], "1e3"),
         (["train", "--seed", str(2**64)], "seed"),
         (["train", "--weight-decay", "0.1"], "--weight-decay has no meaning"),
-        (["train", "--preset", "makemore-transformer", "--n-embd", "10", "--n-head", "4"], "n_head"),
+        (
+            ["train", "--preset", "makemore-transformer", "--n-embd", "10", "--n-head", "4"],
+            "n_head",
+        ),
         (["train", "--preset", "microgpt", "--n-head", "3"], "n_head"),
         (["train", "--type", "rnn", "--top-k", "0"], "top"),
         (["sample"], "DIR"),
@@ -401,8 +442,12 @@ def test_damaged_checkpoints(names, trained, tmp_path):
 
 
 def test_a_reader_that_leaves_early_is_no_error(names):
-    command = f'"{sys.executable}" -m npnet train -i "{names}" --type bigram --max-steps 3000 | head -1'
-    done = subprocess.run(["bash", "-c", command], env=ENVIRONMENT, capture_output=True, text=True, timeout=100)
+    command = (
+        f'"{sys.executable}" -m npnet train -i "{names}" --type bigram --max-steps 3000 | head -1'
+    )
+    done = subprocess.run(
+        ["bash", "-c", command], env=ENVIRONMENT, capture_output=True, text=True, timeout=100
+    )
     assert done.stdout.startswith("step 0 | loss")
     assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
 

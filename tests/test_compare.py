@@ -79,18 +79,36 @@ def test_the_worst_element_is_named_in_a_sentence():
     got[1, 0] += 1e-5
     got[0, 1] += 1e-4
     with pytest.raises(Mismatch) as caught:
-        assert_close(got, X, np.abs(X), 3, name="linear: dw", context="Sizes n = 2; seed 7", reproduce="python -m this")
+        assert_close(
+            got,
+            X,
+            np.abs(X),
+            3,
+            name="linear: dw",
+            context="Sizes n = 2; seed 7",
+            reproduce="python -m this",
+        )
     message = str(caught.value)
     assert message.startswith("linear: dw (float32) at [0, 1] is -1.99989998 where -2 was expected")
-    assert "16 are allowed" in message and message.endswith("Sizes n = 2; seed 7.\nReproduce: python -m this")
+    assert "16 are allowed" in message and message.endswith(
+        "Sizes n = 2; seed 7.\nReproduce: python -m this"
+    )
     assert caught.value.result.index == (0, 1)
     assert assert_close(X, X, 0.0).exact
 
 
 def test_a_row_of_the_table():
     result = compare(X.astype(np.float32) / 3, X / 3, np.abs(X), name="dw")
-    assert row(result).startswith("dw ") and "exact: True" in row(result) and "approximate: True" in row(result)
-    assert "최대차이값" in row(result, "ko") and "최대차이값" in heading("ko") and "largest difference" in heading()
+    assert (
+        row(result).startswith("dw ")
+        and "exact: True" in row(result)
+        and "approximate: True" in row(result)
+    )
+    assert (
+        "최대차이값" in row(result, "ko")
+        and "최대차이값" in heading("ko")
+        and "largest difference" in heading()
+    )
 
 
 def test_monte_carlo_sees_cancellation():
@@ -108,7 +126,9 @@ def test_monte_carlo_sees_cancellation_in_the_backward_and_in_place():
 
     x = np.linspace(20, 30, 50)
     measured = rounding_scale(gradient, [x])[1][0]
-    assert np.all(measured > 0.1)  # s (1 - s): 1 - s cancels, so the error is that of 1, not of 1e-13
+    assert np.all(
+        measured > 0.1
+    )  # s (1 - s): 1 - s cancels, so the error is that of 1, not of 1e-13
     in_place = rounding_scale(lambda x: [1 - x.clone().sigmoid_()], [x])[1][0]
     assert np.all(in_place > 0.1)
 
@@ -121,7 +141,9 @@ def test_monte_carlo_agrees_with_the_formula_of_a_product():
 
 
 def test_monte_carlo_leaves_integers_and_moved_data_alone():
-    values, scales = rounding_scale(lambda i, x: [x[i].T.reshape(-1), i.double()], [np.array([2, 0]), X.T])
+    values, scales = rounding_scale(
+        lambda i, x: [x[i].T.reshape(-1), i.double()], [np.array([2, 0]), X.T]
+    )
     assert values[1].tolist() == scales[1].tolist() == [2, 0]
     ones = torch.ones(3, 2, dtype=torch.float64)
     with Rounding(2.0**-26, 0):

@@ -9,7 +9,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from npnet import data
-from npnet.data import NAMES, DataError, Vocabulary, build_dataset, build_sequences, read_words, split
+from npnet.data import (
+    NAMES,
+    DataError,
+    Vocabulary,
+    build_dataset,
+    build_sequences,
+    read_words,
+    split,
+)
 
 # Few characters, so that they repeat; some sort before '.', some need two bytes or four.
 word = st.text("ab-' zéß李😀", max_size=6)
@@ -104,7 +112,9 @@ def test_read_words_from_what_is_no_file(tmp_path, written, monkeypatch):
         (tmp_path, "Is a directory"),
         (file / "names.txt", "Not a directory"),
     ]:
-        with pytest.raises(DataError, match=f"^{re.escape(str(path))}: {reason}.*; expected a text file"):
+        with pytest.raises(
+            DataError, match=f"^{re.escape(str(path))}: {reason}.*; expected a text file"
+        ):
             read_words(path)
 
     def denied(self):
@@ -133,7 +143,9 @@ def test_vocabulary_of_the_lectures():
 def test_vocabulary_round_trips(words):
     vocabulary = Vocabulary(words)
     assert list(vocabulary.itos) == list(range(len(vocabulary)))
-    assert [vocabulary.stoi[c] for c in sorted(set("".join(words)))] == list(range(1, len(vocabulary)))
+    assert [vocabulary.stoi[c] for c in sorted(set("".join(words)))] == list(
+        range(1, len(vocabulary))
+    )
     for w in words:
         numbers = vocabulary.encode(w)
         assert numbers.dtype == np.int64 and numbers.shape == (len(w),)
@@ -150,9 +162,15 @@ def test_vocabulary_says_what_it_does_not_know():
     with pytest.raises(DataError, match=r"^'d' in 'bad' is not in the vocabulary 'abc'$"):
         build_dataset(["cab", "bad", "dad"], vocabulary)
     for number in (4, -1):
-        with pytest.raises(DataError, match=f"^{number} is no character; the vocabulary has 0 to 3$"):
+        with pytest.raises(
+            DataError, match=f"^{number} is no character; the vocabulary has 0 to 3$"
+        ):
             vocabulary.decode([1, number])
-    for words, message in ([], "at least one character"), ([""], "at least one character"), (["a.b"], "reserved"):
+    for words, message in (
+        ([], "at least one character"),
+        ([""], "at least one character"),
+        (["a.b"], "reserved"),
+    ):
         with pytest.raises(DataError, match=message):
             Vocabulary(words)
 
@@ -164,7 +182,9 @@ def test_vocabulary_says_what_it_does_not_know():
 @example(words=["", "a", ""], block_size=1)
 def test_build_dataset_equals_the_loop(words, block_size):
     vocabulary = Vocabulary(words)
-    assert_same(build_dataset(words, vocabulary, block_size), naive_dataset(words, vocabulary, block_size))
+    assert_same(
+        build_dataset(words, vocabulary, block_size), naive_dataset(words, vocabulary, block_size)
+    )
 
 
 @given(word_lists, st.integers(0, 4))
@@ -172,7 +192,10 @@ def test_build_dataset_equals_the_loop(words, block_size):
 def test_build_sequences_equals_the_loop(words, extra):
     vocabulary = Vocabulary(words)
     block_size = max(map(len, words)) + 1 + extra
-    assert_same(build_sequences(words, vocabulary, block_size), naive_sequences(words, vocabulary, block_size))
+    assert_same(
+        build_sequences(words, vocabulary, block_size),
+        naive_sequences(words, vocabulary, block_size),
+    )
 
 
 def test_examples_by_eye():
@@ -188,7 +211,9 @@ def test_examples_by_eye():
 def test_a_word_longer_than_the_block():
     vocabulary = Vocabulary(["emma", "olivia"])
     build_sequences(["emma", "olivia"], vocabulary, 7)
-    with pytest.raises(DataError, match=r"^'olivia' and its '\.' need a block of 7; block_size is 6$"):
+    with pytest.raises(
+        DataError, match=r"^'olivia' and its '\.' need a block of 7; block_size is 6$"
+    ):
         build_sequences(["emma", "olivia"], vocabulary, 6)
 
 
@@ -217,7 +242,11 @@ def test_split_is_the_shuffle_of_the_random_module(words, seed):
     random.shuffle(expected)
     assert [w for part in parts for w in part] == expected
     n = len(words)
-    assert [len(part) for part in parts] == [int(0.8 * n), int(0.9 * n) - int(0.8 * n), n - int(0.9 * n)]
+    assert [len(part) for part in parts] == [
+        int(0.8 * n),
+        int(0.9 * n) - int(0.8 * n),
+        n - int(0.9 * n),
+    ]
 
 
 def test_split_leaves_the_global_generator_alone():

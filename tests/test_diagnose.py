@@ -1,4 +1,5 @@
-"""The third lecture's diagnostics against the lecture's own cells run in torch, and the figures it published."""
+"""The third lecture's diagnostics against the lecture's own cells run in torch, and the figures it
+published."""
 
 import os
 import re
@@ -59,7 +60,8 @@ class Tanh:
 
 
 def deep_network(words, steps):
-    """The lecture's deeper network, trained for so many steps by its loop -> layers, parameters, update sizes."""
+    """The lecture's deeper network, trained for so many steps by its loop -> layers, parameters,
+    update sizes."""
     vocabulary = Vocabulary(words)
     x, y = (torch.from_numpy(a) for a in build_dataset(split(words)[0], vocabulary, 3))
     V, g = len(vocabulary), torch.Generator().manual_seed(2147483647)
@@ -88,14 +90,20 @@ def deep_network(words, steps):
         with torch.no_grad():
             for p in parameters:
                 p += -0.1 * p.grad
-            sizes.append([((0.1 * p.grad).std() / p.std()).log10().item() for p in parameters if p.ndim == 2])
+            sizes.append(
+                [((0.1 * p.grad).std() / p.std()).log10().item() for p in parameters if p.ndim == 2]
+            )
     return layers, parameters, sizes
 
 
 @torch.no_grad()
 def lecture_lines(layers, parameters):
     """What the lecture's three cells print, in the lecture's formats."""
-    tanhs = [(i, layer.__class__.__name__, layer.out) for i, layer in enumerate(layers) if isinstance(layer, Tanh)]
+    tanhs = [
+        (i, layer.__class__.__name__, layer.out)
+        for i, layer in enumerate(layers)
+        if isinstance(layer, Tanh)
+    ]
     for i, name, t in tanhs:
         saturated = (t.abs() > 0.97).float().mean() * 100
         values = (i, name, t.mean(), t.std(), saturated)
@@ -112,7 +120,8 @@ NUMBER = re.compile(r"[-+]?\d+\.\d+(?:e[-+]\d+)?")
 
 
 def same_lines(ours, theirs, rtol):
-    """The same text, and every number within rtol, or one in the last printed digit where it has no exponent."""
+    """The same text, and every number within rtol, or one in the last printed digit where it has no
+    exponent."""
     assert len(ours) == len(theirs)
     for a, b in zip(ours, theirs, strict=True):
         blanks = [NUMBER.sub(lambda m: "#" * len(m.group()), line) for line in (a, b)]
@@ -186,7 +195,8 @@ def test_observing_is_the_same_two_passes(kind):
     for a, b in zip(plain.buffers().values(), observed.buffers().values(), strict=True):
         assert np.array_equal(a, b)
     assert all(t.out.shape == t.grad.shape and t.out.shape[-1] == 5 for t in tanhs)
-    # Moving one activation moves the loss by its gradient: the last tanh is followed by the head alone.
+    # Moving one activation moves the loss by its gradient: the last tanh is followed by the head
+    # alone.
     head = observed.network.layers.get("head")
     if head is not None:
         last = tanhs[-1]
@@ -203,7 +213,9 @@ def test_observing_is_the_same_two_passes(kind):
         assert slope == pytest.approx(last.grad.reshape(-1, 5)[1, 2], rel=1e-3, abs=1e-7)
 
 
-@pytest.mark.parametrize(("preset", "numbers"), [("part3", [2]), ("part4", [2]), ("part5", [2, 5, 8])])
+@pytest.mark.parametrize(
+    ("preset", "numbers"), [("part3", [2]), ("part4", [2]), ("part5", [2, 5, 8])]
+)
 def test_numbers_count_linear_batchnorm_and_tanh(preset, numbers):
     run = PRESETS[preset].prepare(NAMES[:200])
     tanhs = diagnose.observe(run.model, *next(run.batches(0)))
@@ -232,7 +244,10 @@ def test_there_must_be_a_last_step(stop):
 def command(*arguments, **environment):
     env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(
-        [sys.executable, "-m", "npnet", "diagnose", *arguments], capture_output=True, text=True, env=env
+        [sys.executable, "-m", "npnet", "diagnose", *arguments],
+        capture_output=True,
+        text=True,
+        env=env,
     )
 
 
@@ -258,8 +273,12 @@ def test_a_long_curve_is_thinned(monkeypatch, tmp_path):
     pytest.importorskip("matplotlib")
     drawn = []
     monkeypatch.setattr(diagnose, "MOST_POINTS", 10)
-    monkeypatch.setattr(diagnose, "_curves", lambda cls, labels, sizes: drawn.append(sizes) or cls())
-    monkeypatch.setattr(diagnose, "figures", lambda cls, model, tanhs, sizes, step: drawn.append(sizes) or {})
+    monkeypatch.setattr(
+        diagnose, "_curves", lambda cls, labels, sizes: drawn.append(sizes) or cls()
+    )
+    monkeypatch.setattr(
+        diagnose, "figures", lambda cls, model, tanhs, sizes, step: drawn.append(sizes) or {}
+    )
     diagnose.run(replace(PRESETS["part3"], stop=35), NAMES[:200], tmp_path)
     assert list(drawn[0]) == [*range(0, 35, 4), 34]
 

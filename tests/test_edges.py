@@ -1,4 +1,5 @@
-"""Where the tables of cases do not reach: empty batches, a state for each sequence, chance equal to p, long words."""
+"""Where the tables of cases do not reach: empty batches, a state for each sequence, chance equal to
+p, long words."""
 
 import numpy as np
 import pytest
@@ -23,7 +24,11 @@ def test_a_state_for_each_sequence_is_each_sequence_alone(name):
     rng = np.random.default_rng(0)
     T, C, H, gates = 4, 3, 5, {"rnn": 1, "gru": 3, "lstm": 4}[name]
     states = [rng.standard_normal((2, H)) for _ in range(2 if name == "lstm" else 1)]
-    x, w, b = rng.standard_normal((2, T, C)), rng.standard_normal((C + H, gates * H)), rng.standard_normal(gates * H)
+    x, w, b = (
+        rng.standard_normal((2, T, C)),
+        rng.standard_normal((C + H, gates * H)),
+        rng.standard_normal(gates * H),
+    )
     forward, backward = getattr(ops, name), getattr(ops, f"{name}_backward")
     y, cache = forward(x, *states, w, b)
     dy = rng.standard_normal(y.shape)
@@ -57,9 +62,15 @@ def test_evaluation_drops_nothing_and_draws_nothing(p):
     assert (generator.state() == TorchGenerator(0).state()).all()
 
 
-@pytest.mark.parametrize("kind", [kind for kind, function in BUILDERS.items() if not function.windowed])
+@pytest.mark.parametrize(
+    "kind", [kind for kind, function in BUILDERS.items() if not function.windowed]
+)
 def test_long_generation_with_a_cache_equals_the_whole_at_once(kind):
-    model = build(kind, Config(5, 40, n_layer=2, n_embd=4, n_embd2=3, n_head=2, dtype="float64"), TorchGenerator(0))
+    model = build(
+        kind,
+        Config(5, 40, n_layer=2, n_embd=4, n_embd2=3, n_head=2, dtype="float64"),
+        TorchGenerator(0),
+    )
     rng = np.random.default_rng(0)
     model.data[...] = rng.standard_normal(model.data.size)
     ids = rng.integers(0, 5, (2, 40))
@@ -86,10 +97,13 @@ FIRST_VALUES = {
 
 @pytest.mark.parametrize("kind", FIRST_VALUES)
 def test_first_values_stay_what_they_are(kind):
-    """The number of parameters, their length and their absolute sum: a changed scale of any of them shows."""
+    """The number of parameters, their length and their absolute sum: a changed scale of any of them
+    shows."""
     config = Config(27, 8, n_layer=3, n_embd=8, n_embd2=16, n_head=2)
     data = build(kind, config, TorchGenerator(42)).data.astype(np.float64)
-    assert (data.size, np.linalg.norm(data), np.abs(data).sum()) == pytest.approx(FIRST_VALUES[kind], rel=1e-6)
+    assert (data.size, np.linalg.norm(data), np.abs(data).sum()) == pytest.approx(
+        FIRST_VALUES[kind], rel=1e-6
+    )
 
 
 def test_every_pair_that_is_not_masked_is_counted_once():
@@ -97,5 +111,7 @@ def test_every_pair_that_is_not_masked_is_counted_once():
     count_bigrams(model, np.array([[0, 1], [0, 2], [1, 1]]), np.array([[1, 2], [1, -1], [-1, 0]]))
     counts = np.array([[1, 3, 1], [2, 1, 2], [1, 1, 1]])
     np.testing.assert_allclose(
-        np.exp(model.parameters()["logits.weight"]), counts / counts.sum(1, keepdims=True), rtol=1e-6
+        np.exp(model.parameters()["logits.weight"]),
+        counts / counts.sum(1, keepdims=True),
+        rtol=1e-6,
     )

@@ -24,7 +24,8 @@ GRADIENTS = {
 
 @pytest.fixture
 def check(tmp_path, capsys):
-    """Check a text as the user's file, with few examples -> status, rows {name: (status, text)}, the whole output."""
+    """Check a text as the user's file, with few examples -> status, rows {name: (status, text)},
+    the whole output."""
 
     def check(text, examples=3):
         path = tmp_path / "my_backward.py"
@@ -60,7 +61,9 @@ def test_every_gradient_of_the_notebook_is_to_be_found():
     params, x, y = templates.network(np.random.default_rng(0), 4, 2, 3, 5, 6)
     wanted = chunked.backward(params, chunked.forward(params, x, y))
     for text in (solution(), templates.text("chunked", "my_backward.py")):
-        assert [line[4:].partition("(")[0] for line in text.splitlines() if line.startswith("def d")] == [*wanted]
+        assert [
+            line[4:].partition("(")[0] for line in text.splitlines() if line.startswith("def d")
+        ] == [*wanted]
 
 
 @pytest.mark.parametrize("name", templates.EXERCISES)
@@ -71,7 +74,9 @@ def test_new_writes_what_is_not_yet_done_and_the_solution_is_right(name, tmp_pat
     assert status == 1 and {kind for n, (kind, _) in rows.items() if n != "y"} == {"not yet done"}
     assert " 0 wrong" in output
 
-    assert main(["exercise", "new", str(tmp_path / "done.py"), "--exercise", name, "--solution"]) == 0
+    assert (
+        main(["exercise", "new", str(tmp_path / "done.py"), "--exercise", name, "--solution"]) == 0
+    )
     status, rows, output = check((tmp_path / "done.py").read_text(encoding="utf-8"), examples=20)
     assert status == 0 and {kind for kind, _ in rows.values()} == {"done"}, output
     if name != "chunked":
@@ -82,35 +87,85 @@ def test_new_writes_what_is_not_yet_done_and_the_solution_is_right(name, tmp_pat
 def test_nothing_of_the_answer_is_in_the_template(name):
     template = templates.text(name, "f.py")
     assert template.count("raise NotImplementedError") == (26 if name == "chunked" else 1)
-    for line in ("np.add.at", "@ w1.T", "dgain / -divisor", "projection", "dreset", "scale = p.dtype", "ds -="):
+    for line in (
+        "np.add.at",
+        "@ w1.T",
+        "dgain / -divisor",
+        "projection",
+        "dreset",
+        "scale = p.dtype",
+        "ds -=",
+    ):
         assert line not in template
 
 
 # (what stands in the solution, what a person writes, the row, what the table says)
 MISTAKES = [
-    ("onehot[y] * (-float(dloss) / n)", "-onehot[y]", "dlogprobs", "the sum over n stands for the mean"),
+    (
+        "onehot[y] * (-float(dloss) / n)",
+        "-onehot[y]",
+        "dlogprobs",
+        "the sum over n stands for the mean",
+    ),
     ("onehot[y] * (-float(dloss) / n)", "onehot[y] / n", "dlogprobs", "the sign is wrong"),
     ("= dlogprobs / probs", "= 1 / probs", "dprobs", "the upstream gradient is ignored"),
-    ("(dprobs * counts).sum(1, keepdims=True)", "(dprobs * counts).sum(1)", "dcounts_sum_inv", "keepdims"),
-    ("-(counts_sum**-2) * dcounts_sum_inv", "counts_sum**-2 * dcounts_sum_inv", "dcounts_sum", "the sign is wrong"),
-    ("= -(counts_sum**-2) * dcounts_sum_inv", "= -(counts_sum**-2)", "dcounts_sum", "the upstream gradient is ignored"),
-    ("counts_sum_inv * dprobs + dcounts_sum", "counts_sum_inv * dprobs", "dcounts", "through dcounts_sum is missing"),
+    (
+        "(dprobs * counts).sum(1, keepdims=True)",
+        "(dprobs * counts).sum(1)",
+        "dcounts_sum_inv",
+        "keepdims",
+    ),
+    (
+        "-(counts_sum**-2) * dcounts_sum_inv",
+        "counts_sum**-2 * dcounts_sum_inv",
+        "dcounts_sum",
+        "the sign is wrong",
+    ),
+    (
+        "= -(counts_sum**-2) * dcounts_sum_inv",
+        "= -(counts_sum**-2)",
+        "dcounts_sum",
+        "the upstream gradient is ignored",
+    ),
+    (
+        "counts_sum_inv * dprobs + dcounts_sum",
+        "counts_sum_inv * dprobs",
+        "dcounts",
+        "through dcounts_sum is missing",
+    ),
     ("h.T @ dlogits", "dlogits.T @ h", "dw2", "it is transposed"),
     ("db2 = dlogits.sum(0)", "db2 = dlogits.copy()", "db2", "the sum over axis 0 is missing"),
     ("db2 = dlogits.sum(0)", "db2 = dlogits.sum(0, keepdims=True)", "db2", "only broadcasts"),
     ("db2 = dlogits.sum(0)", "db2 = dlogits.mean(0)", "db2", "the mean over n stands for the sum"),
     ("db2 = dlogits.sum(0)", "db2 = np.zeros_like(dlogits[0])", "db2", "all zeros"),
-    ("bngain * dhpreact", "bngain * dhpreact.sum(0, keepdims=True)", "dbnraw", "it is summed over axis 0"),
+    (
+        "bngain * dhpreact",
+        "bngain * dhpreact.sum(0, keepdims=True)",
+        "dbnraw",
+        "it is summed over axis 0",
+    ),
     ("-0.5 * (bnvar", "-1.0 * (bnvar", "dbnvar", "it is the right gradient times 2"),
-    ("1 / (n - 1) * np.ones_like", "1 / n * np.ones_like", "dbndiff2", "a factor n/(n - 1) is missing"),
+    (
+        "1 / (n - 1) * np.ones_like",
+        "1 / n * np.ones_like",
+        "dbndiff2",
+        "a factor n/(n - 1) is missing",
+    ),
     ("1 / (n - 1) * np.ones_like(bndiff2) *", "1 / (n - 1) *", "dbndiff2", "only broadcasts"),
     ("+ 2.0 * bndiff * dbndiff2", "", "dbndiff", "through dbndiff2 is missing"),
-    ("dbndiff + 1 / n * dbnmean", "dbndiff + dbnmean", "dhprebn", "the term through the mean over axis 0"),
+    (
+        "dbndiff + 1 / n * dbnmean",
+        "dbndiff + dbnmean",
+        "dhprebn",
+        "the term through the mean over axis 0",
+    ),
     ("np.add.at(dC, x, demb)", "dC[x] += demb", "dC", "duplicates are lost"),
 ]
 
 
-@pytest.mark.parametrize("old, new, row, says", MISTAKES, ids=[f"{row}: {new}" for _, new, row, _ in MISTAKES])
+@pytest.mark.parametrize(
+    "old, new, row, says", MISTAKES, ids=[f"{row}: {new}" for _, new, row, _ in MISTAKES]
+)
 def test_a_mistake_is_named_and_does_not_spread(old, new, row, says, check):
     status, rows, output = check(edited(old, new), examples=0)
     assert status == 1 and rows[row][0] == "wrong"
@@ -121,7 +176,13 @@ def test_a_mistake_is_named_and_does_not_spread(old, new, row, says, check):
 
 FUSED = [
     ("batch_norm", "dgain / -divisor", "dgain / -n", "dx", "a factor n/(n - 1) is missing"),
-    ("batch_norm", "dx = xhat * (dgain / -divisor)", "dx = xhat * 0", "dx", "the variance over axis 0 is missing"),
+    (
+        "batch_norm",
+        "dx = xhat * (dgain / -divisor)",
+        "dx = xhat * 0",
+        "dx",
+        "the variance over axis 0 is missing",
+    ),
     ("batch_norm", "dx -= dbias / n", "pass", "dx", "the term through the mean over axis 0"),
     (
         "batch_norm",
@@ -131,8 +192,20 @@ FUSED = [
         "swapped",
     ),
     ("layer_norm", "g -= mean[:, None]", "pass", "dx", "the term through the mean over axis 1"),
-    ("layer_norm", "g -= xhat * projection[:, None]", "pass", "dx", "the variance over axis 1 is missing"),
-    ("cross_entropy", "p.dtype.type(dloss) / n", "p.dtype.type(1) / n", "dlogits", "the upstream gradient is ignored"),
+    (
+        "layer_norm",
+        "g -= xhat * projection[:, None]",
+        "pass",
+        "dx",
+        "the variance over axis 1 is missing",
+    ),
+    (
+        "cross_entropy",
+        "p.dtype.type(dloss) / n",
+        "p.dtype.type(1) / n",
+        "dlogits",
+        "the upstream gradient is ignored",
+    ),
     (
         "cross_entropy",
         "p.dtype.type(dloss) / n",
@@ -153,51 +226,84 @@ FUSED = [
 @pytest.mark.parametrize("name, old, new, row, says", FUSED, ids=[f"{f[0]}: {f[2]}" for f in FUSED])
 def test_a_mistake_in_a_fused_backward_is_named(name, old, new, row, says, check):
     status, rows, _ = check(edited(old, new, name), examples=0)
-    assert status == 1 and rows[row][0] == "wrong" and says in rows[row][1].partition("Likely mistake:")[2], rows[row]
+    assert (
+        status == 1
+        and rows[row][0] == "wrong"
+        and says in rows[row][1].partition("Likely mistake:")[2]
+    ), rows[row]
 
 
 def test_right_for_32_and_wrong_for_others(check):
     status, rows, output = check(edited("dbndiff + 1 / n * dbnmean", "dbndiff + 1 / 32 * dbnmean"))
-    assert status == 1 and rows["dhprebn"][0] == "wrong" and "right for n = 32, but: " in rows["dhprebn"][1]
+    assert (
+        status == 1
+        and rows["dhprebn"][0] == "wrong"
+        and "right for n = 32, but: " in rows["dhprebn"][1]
+    )
     assert "n = 5" in rows["dhprebn"][1] and "25 done, 1 wrong" in output and "--seed 1" in output
     _, rows, _ = check(edited("onehot[y] * (-float(dloss) / n)", "onehot[y] / -32"))
-    assert "right for n = 32, but: " in rows["dlogprobs"][1] and "32 stands for n" in rows["dlogprobs"][1]
+    assert (
+        "right for n = 32, but: " in rows["dlogprobs"][1]
+        and "32 stands for n" in rows["dlogprobs"][1]
+    )
     _, rows, _ = check(edited("1 / (n - 1) * np.ones_like", "1 / 31 * np.ones_like"))
     assert "31 stands for n - 1" in rows["dbndiff2"][1]
 
 
 def test_errors_are_shown_at_their_line_and_the_rest_goes_on(check, tmp_path):
     text = edited("dh = dlogits @ w2.T", "dh = dlogits @ w2")
-    text = text.replace("    dnorm_logits = counts * dcounts\n", "    dcounts *= counts\n    return dcounts\n", 1)
+    text = text.replace(
+        "    dnorm_logits = counts * dcounts\n", "    dcounts *= counts\n    return dcounts\n", 1
+    )
     text = text.replace("def demb(emb, dembconcat)", "def demb(emb, dembconcat, dC)", 1)
     status, rows, _ = check(text)
     lines = text.splitlines()
     path = tmp_path / "my_backward.py"
-    assert status == 1 and {n for n, (kind, _) in rows.items() if kind == "wrong"} == {"dh", "dnorm_logits", "demb"}
+    assert status == 1 and {n for n, (kind, _) in rows.items() if kind == "wrong"} == {
+        "dh",
+        "dnorm_logits",
+        "demb",
+    }
     line = lines.index("    dh = dlogits @ w2") + 1
     assert rows["dh"][1].startswith(f"{path}:{line}: ValueError: matmul")
-    assert rows["dnorm_logits"][1].startswith(f"{path}:{lines.index('    dcounts *= counts') + 1}: ValueError: ")
+    assert rows["dnorm_logits"][1].startswith(
+        f"{path}:{lines.index('    dcounts *= counts') + 1}: ValueError: "
+    )
     assert "copy it" in rows["dnorm_logits"][1] and "asks for dC" in rows["demb"][1]
 
 
 def test_what_is_not_there_or_none_is_not_yet_done(check):
-    text = edited("def dprobs(", "def other(").replace("    return dcounts_sum\n", "    return None\n")
+    text = edited("def dprobs(", "def other(").replace(
+        "    return dcounts_sum\n", "    return None\n"
+    )
     status, rows, _ = check(text)
-    assert status == 1 and [n for n, (kind, _) in rows.items() if kind == "not yet done"] == ["dprobs", "dcounts_sum"]
-    text = edited("return dx, _state_gradient(dh, state_ndim), dw, db", "return dx, None, None, db", "gru")
+    assert status == 1 and [n for n, (kind, _) in rows.items() if kind == "not yet done"] == [
+        "dprobs",
+        "dcounts_sum",
+    ]
+    text = edited(
+        "return dx, _state_gradient(dh, state_ndim), dw, db", "return dx, None, None, db", "gru"
+    )
     status, rows, _ = check(text)
-    assert status == 1 and [n for n, (kind, _) in rows.items() if kind == "not yet done"] == ["dh0", "dw"]
+    assert status == 1 and [n for n, (kind, _) in rows.items() if kind == "not yet done"] == [
+        "dh0",
+        "dw",
+    ]
     assert rows["dx"][0] == rows["db"][0] == "done"
 
 
 def test_the_wrong_kind_of_thing_is_wrong(check):
     status, rows, _ = check(edited("return db2", "return list(db2)"))
     assert status == 1 and "is a list" in rows["db2"][1]
-    status, rows, _ = check(edited("return dx.reshape(shape), dgain, dbias", "return dx", "batch_norm"))
+    status, rows, _ = check(
+        edited("return dx.reshape(shape), dgain, dbias", "return dx", "batch_norm")
+    )
     assert status == 1 and "returns 1 gradients where dx, dgain, dbias are wanted" in rows["dx"][1]
 
 
-@pytest.mark.parametrize("line", ["def dh(:", "1 / 0", "import nothing_of_this_name", "raise SystemExit(3)", "return"])
+@pytest.mark.parametrize(
+    "line", ["def dh(:", "1 / 0", "import nothing_of_this_name", "raise SystemExit(3)", "return"]
+)
 def test_a_file_that_cannot_be_run_is_shown_at_its_line(line, check, tmp_path):
     status, rows, output = check(f"# a comment\n{line}\n")
     assert status == 1 and not rows
@@ -235,11 +341,17 @@ def test_in_a_process(tmp_path):
     def run(*arguments):
         command = [sys.executable, "-m", "oracle", "exercise", *map(str, arguments)]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+        return subprocess.run(
+            command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
+        )
 
     assert run("new", "mine.py").returncode == 0
     result = run("check", "mine.py", "--examples", 1)
-    assert result.returncode == 1 and result.stderr == "" and "0 done, 0 wrong, 26 not yet done" in result.stdout
+    assert (
+        result.returncode == 1
+        and result.stderr == ""
+        and "0 done, 0 wrong, 26 not yet done" in result.stdout
+    )
     assert run("new", "mine.py").returncode == 2
 
 

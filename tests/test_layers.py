@@ -1,4 +1,5 @@
-"""Layers: caches, gradients that overwrite, running statistics as torch has them, one position at a time, names."""
+"""Layers: caches, gradients that overwrite, running statistics as torch has them, one position at a
+time, names."""
 
 import numpy as np
 import pytest
@@ -62,12 +63,23 @@ FLOATING = {
     "GRU": lambda: GRU(normal(H), normal(C + H, 3 * H), normal(3 * H)),
     "LSTM": lambda: LSTM(normal(H), normal(H, seed=1), normal(C + H, 4 * H), normal(4 * H)),
 }
-CAUSAL = [name for name in FLOATING if name not in ("BatchNorm", "Dropout", "Flatten", "FlattenConsecutive")]
+CAUSAL = [
+    name
+    for name in FLOATING
+    if name not in ("BatchNorm", "Dropout", "Flatten", "FlattenConsecutive")
+]
 
 
 def test_every_layer_is_tested():
-    found = {name for name, value in vars(layers).items() if isinstance(value, type) and issubclass(value, Layer)}
-    assert found - {"Layer", "_Recurrent", "Embedding", "PositionalEmbedding", "Window"} <= FLOATING.keys()
+    found = {
+        name
+        for name, value in vars(layers).items()
+        if isinstance(value, type) and issubclass(value, Layer)
+    }
+    assert (
+        found - {"Layer", "_Recurrent", "Embedding", "PositionalEmbedding", "Window"}
+        <= FLOATING.keys()
+    )
 
 
 @pytest.mark.parametrize(
@@ -75,7 +87,8 @@ def test_every_layer_is_tested():
     [(name, training) for name in FLOATING for training in (True, False)],
 )
 def test_gradients_are_those_of_small_differences_and_overwrite(name, training):
-    """The operations are held against torch elsewhere; for their composition a difference quotient is enough."""
+    """The operations are held against torch elsewhere; for their composition a difference quotient
+    is enough."""
     x, direction = normal(2, 4, C, seed=5), normal(2, 4, C, seed=6)
     layer = FLOATING[name]()
     y, cache = layer.forward(x, training)
@@ -87,7 +100,10 @@ def test_gradients_are_those_of_small_differences_and_overwrite(name, training):
 
     def loss(step, parameter=None):
         target = x if parameter is None else parameter.data
-        before, change = target.copy(), direction if parameter is None else normal(*target.shape, seed=8)
+        before, change = (
+            target.copy(),
+            direction if parameter is None else normal(*target.shape, seed=8),
+        )
         target += step * change
         if isinstance(layer, Dropout):
             layer.generator.manual_seed(0)
@@ -115,7 +131,11 @@ def test_one_position_at_a_time_gives_what_the_whole_gives(name):
 
 def test_the_layers_that_read_ids():
     ids = np.array([[1, 0, 2, 2], [3, 3, 1, 0]])
-    for layer in (Embedding(normal(4, C)), PositionalEmbedding(normal(4, C), normal(5, C, seed=1)), Window(3, blank=9)):
+    for layer in (
+        Embedding(normal(4, C)),
+        PositionalEmbedding(normal(4, C), normal(5, C, seed=1)),
+        Window(3, blank=9),
+    ):
         y, cache = layer.forward(ids)
         state = layer.start(2, 4)
         steps = [layer.step(ids[:, t], state).copy() for t in range(4)]
@@ -167,13 +187,16 @@ def test_dropout_does_nothing_but_in_training():
     x = normal(2, 4, C)
     layer = Dropout(0.5, TorchGenerator(3))
     np.testing.assert_array_equal(layer.forward(x)[0], x)
-    np.testing.assert_array_equal(layer.forward(x, training=True)[0], ops.dropout(x, 0.5, TorchGenerator(3))[0])
+    np.testing.assert_array_equal(
+        layer.forward(x, training=True)[0], ops.dropout(x, 0.5, TorchGenerator(3))[0]
+    )
 
 
 def test_names_are_the_path_of_attributes():
     table = Embedding(normal(4, C))
     network = Sequential(
-        table=table, blocks=Sequential(Linear(normal(C, C)), Residual(norm=LayerNorm(normal(C), normal(C))))
+        table=table,
+        blocks=Sequential(Linear(normal(C, C)), Residual(norm=LayerNorm(normal(C), normal(C)))),
     )
     network.layers["head"] = TiedLinear(table.weight)
     expected = ["table.weight", "blocks.0.weight", "blocks.1.norm.weight", "blocks.1.norm.bias"]
@@ -199,14 +222,18 @@ def test_batch_norm_has_a_backward_in_evaluation_too():
     statistics = torch.tensor(layer.running_mean), torch.tensor(layer.running_var)
     y = torch.nn.functional.batch_norm(leaves[0], *statistics, *leaves[1:])
     for got, want in zip(
-        (dx, layer.weight.grad, layer.bias.grad), torch.autograd.grad(y, leaves, torch.tensor(dy)), strict=True
+        (dx, layer.weight.grad, layer.bias.grad),
+        torch.autograd.grad(y, leaves, torch.tensor(dy)),
+        strict=True,
     ):
         np.testing.assert_allclose(got, want, rtol=1e-12, strict=True)
 
 
 def test_backward_may_be_called_twice_on_one_forward():
     rng = np.random.default_rng(4)
-    network = Sequential(Residual(Linear(rng.standard_normal((3, 3))), Tanh()), Linear(rng.standard_normal((3, 2))))
+    network = Sequential(
+        Residual(Linear(rng.standard_normal((3, 3))), Tanh()), Linear(rng.standard_normal((3, 2)))
+    )
     _, cache = network.forward(rng.standard_normal((5, 3)))
     dy = rng.standard_normal((5, 2))
     assert network.backward(dy, cache).tobytes() == network.backward(dy, cache).tobytes()

@@ -1,4 +1,5 @@
-"""Weights from makemore.py and back, against its models written once more with torch.nn under makemore's names."""
+"""Weights from makemore.py and back, against its models written once more with torch.nn under
+makemore's names."""
 
 import math
 
@@ -47,7 +48,9 @@ class Recurrent(nn.Module):
         super().__init__()
         self.start = nn.Parameter(torch.zeros(1, c.n_embd2))
         self.wte = nn.Embedding(c.vocab_size, c.n_embd)
-        self.cell = nn.ModuleDict({name: nn.Linear(c.n_embd + c.n_embd2, c.n_embd2) for name in names})
+        self.cell = nn.ModuleDict(
+            {name: nn.Linear(c.n_embd + c.n_embd2, c.n_embd2) for name in names}
+        )
         self.lm_head = nn.Linear(c.n_embd2, c.vocab_size)
 
     def forward(self, x):
@@ -83,7 +86,10 @@ def mask(c, *lead):
 class BoW(nn.Module):
     def __init__(self, c):
         super().__init__()
-        self.wte, self.wpe = nn.Embedding(c.vocab_size, c.n_embd), nn.Embedding(c.block_size, c.n_embd)
+        self.wte, self.wpe = (
+            nn.Embedding(c.vocab_size, c.n_embd),
+            nn.Embedding(c.block_size, c.n_embd),
+        )
         self.context_block = nn.Module()
         self.context_block.cbow = nn.Module()
         self.context_block.cbow.register_buffer("bias", mask(c, 1))
@@ -111,16 +117,26 @@ class Block(nn.Module):
 
     def forward(self, x):
         (B, T, C), n = x.shape, self.c.n_head
-        q, k, v = (a.view(B, T, n, C // n).transpose(1, 2) for a in self.attn["c_attn"](self.ln_1(x)).split(C, -1))
-        scores = (q @ k.mT / math.sqrt(C // n)).masked_fill(self.attn.bias[:, :, :T, :T] == 0, -math.inf)
+        q, k, v = (
+            a.view(B, T, n, C // n).transpose(1, 2)
+            for a in self.attn["c_attn"](self.ln_1(x)).split(C, -1)
+        )
+        scores = (q @ k.mT / math.sqrt(C // n)).masked_fill(
+            self.attn.bias[:, :, :T, :T] == 0, -math.inf
+        )
         x = x + self.attn["c_proj"]((scores.softmax(-1) @ v).transpose(1, 2).reshape(B, T, C))
-        return x + self.mlp["c_proj"](nn.functional.gelu(self.mlp["c_fc"](self.ln_2(x)), approximate="tanh"))
+        return x + self.mlp["c_proj"](
+            nn.functional.gelu(self.mlp["c_fc"](self.ln_2(x)), approximate="tanh")
+        )
 
 
 class Transformer(nn.Module):
     def __init__(self, c):
         super().__init__()
-        parts = {"wte": nn.Embedding(c.vocab_size, c.n_embd), "wpe": nn.Embedding(c.block_size, c.n_embd)}
+        parts = {
+            "wte": nn.Embedding(c.vocab_size, c.n_embd),
+            "wpe": nn.Embedding(c.block_size, c.n_embd),
+        }
         blocks = nn.ModuleList([Block(c) for _ in range(c.n_layer)])
         self.transformer = nn.ModuleDict(parts | {"h": blocks, "ln_f": nn.LayerNorm(c.n_embd)})
         self.lm_head = nn.Linear(c.n_embd, c.vocab_size, bias=False)
@@ -133,7 +149,14 @@ class Transformer(nn.Module):
         return self.lm_head(t["ln_f"](x))
 
 
-MAKEMORE = {"bigram": Bigram, "mlp": MLP, "rnn": RNN, "gru": GRU, "bow": BoW, "transformer": Transformer}
+MAKEMORE = {
+    "bigram": Bigram,
+    "mlp": MLP,
+    "rnn": RNN,
+    "gru": GRU,
+    "bow": BoW,
+    "transformer": Transformer,
+}
 CONFIG = Config(7, 5, n_layer=2, n_embd=6, n_embd2=8, n_head=3)
 sizes = st.builds(
     lambda V, T, layers, head, n_head, H: Config(V, T, layers, head * n_head, H, n_head),
@@ -161,7 +184,9 @@ def same_logits(ours, theirs, config, seed=0):
 @pytest.mark.parametrize("type", KINDS)
 @few
 @given(config=sizes, seed=st.integers(0, 2**32 - 1))
-def test_the_weights_of_makemore_give_its_logits_and_come_back_with_the_same_bits(type, config, seed):
+def test_the_weights_of_makemore_give_its_logits_and_come_back_with_the_same_bits(
+    type, config, seed
+):
     theirs = trained(type, config, seed)
     state = theirs.state_dict()
     ours = from_makemore(state, type, n_head=config.n_head, block_size=config.block_size)
@@ -193,12 +218,15 @@ def test_first_values_are_those_of_makemore():
         torch.manual_seed(3407)
         for name, tensor in module(config).state_dict().items():
             found = to_makemore(build(KINDS[type], config, TorchGenerator(3407)))[name]
-            np.testing.assert_allclose(found.numpy(), tensor.numpy(), rtol=1e-6, atol=1e-7, err_msg=f"{type} {name}")
+            np.testing.assert_allclose(
+                found.numpy(), tensor.numpy(), rtol=1e-6, atol=1e-7, err_msg=f"{type} {name}"
+            )
 
 
 @pytest.mark.parametrize("type", KINDS)
 def test_a_run_from_the_same_seed_is_makemore_s(type):
-    """First values, batches, losses and the parameters after twenty steps of AdamW, each side by its own means."""
+    """First values, batches, losses and the parameters after twenty steps of AdamW, each side by
+    its own means."""
     rng = np.random.default_rng(0)
     x, y = rng.integers(0, 7, (40, 5)), rng.integers(-1, 7, (40, 5))
     torch.manual_seed(3407)
@@ -216,16 +244,26 @@ def test_a_run_from_the_same_seed_is_makemore_s(type):
     generator = TorchGenerator(3407)
     ours = build(KINDS[type], CONFIG, generator)
     optimizer = AdamW(ours.data, ours.grad, betas=(0.9, 0.99), weight_decay=0.01)
-    losses = [loss for _, loss in run(ours, minibatches(x, y, 8, generator), optimizer, constant(5e-3), 20)]
+    losses = [
+        loss
+        for _, loss in run(ours, minibatches(x, y, 8, generator), optimizer, constant(5e-3), 20)
+    ]
     np.testing.assert_allclose(losses, expected, rtol=1e-4)
     found = to_makemore(ours)
     for name, tensor in theirs.state_dict().items():
-        if not name.endswith("c_attn.bias"):  # softmax does not see the keys' bias: Adam scales up what rounding leaves
-            np.testing.assert_allclose(found[name].numpy(), tensor.numpy(), rtol=1e-3, atol=1e-3, err_msg=name)
+        if not name.endswith(
+            "c_attn.bias"
+        ):  # softmax does not see the keys' bias: Adam scales up what rounding leaves
+            np.testing.assert_allclose(
+                found[name].numpy(), tensor.numpy(), rtol=1e-3, atol=1e-3, err_msg=name
+            )
 
 
 def test_double_precision_and_arrays_are_kept():
-    state = {name: tensor.double().numpy() for name, tensor in trained("gru", CONFIG).state_dict().items()}
+    state = {
+        name: tensor.double().numpy()
+        for name, tensor in trained("gru", CONFIG).state_dict().items()
+    }
     ours = from_makemore(state, "gru")
     assert ours.data.dtype == np.float64 and ours.config.block_size == 16
     for name, tensor in to_makemore(ours).items():
@@ -242,19 +280,30 @@ def test_the_masks_may_be_missing():
 
 
 def test_tied_weights_are_written_twice():
-    tied = build("transformer", Config(7, 5, n_layer=1, n_embd=6, n_head=3, tie_weights=True), TorchGenerator(0))
+    tied = build(
+        "transformer",
+        Config(7, 5, n_layer=1, n_embd=6, n_head=3, tie_weights=True),
+        TorchGenerator(0),
+    )
     state = to_makemore(tied)
     assert torch.equal(state["lm_head.weight"], state["transformer.wte.weight"])
     x = np.array([[1, 2, 0]])
     np.testing.assert_allclose(
-        from_makemore(state, "transformer", n_head=3).logits(x), tied.logits(x), rtol=1e-4, atol=1e-6
+        from_makemore(state, "transformer", n_head=3).logits(x),
+        tied.logits(x),
+        rtol=1e-4,
+        atol=1e-6,
     )
 
 
 @pytest.mark.parametrize("type", KINDS)
 def test_what_is_wrong_is_named(type):
     masks = (".attn.bias", ".cbow.bias")
-    state = {name: tensor for name, tensor in trained(type, CONFIG).state_dict().items() if not name.endswith(masks)}
+    state = {
+        name: tensor
+        for name, tensor in trained(type, CONFIG).state_dict().items()
+        if not name.endswith(masks)
+    }
     for name, tensor in state.items():
         for wrong, message in (
             (None, f"{name} is missing"),

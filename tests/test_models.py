@@ -1,4 +1,5 @@
-"""Every model against torch: loss and every gradient, causality, generation, tied weights, training on both sides."""
+"""Every model against torch: loss and every gradient, causality, generation, tied weights, training
+on both sides."""
 
 import numpy as np
 import pytest
@@ -25,12 +26,23 @@ seeds = st.integers(0, 2**32 - 1)
 
 def make(kind, seed=0, scale=0.5, dtype="float64", **sizes):
     """A small model, every parameter and running statistic of it random."""
-    sizes = {"vocab_size": 6, "block_size": 4, "n_layer": 2, "n_embd": 6, "n_embd2": 5, "n_head": 2} | sizes
+    sizes = {
+        "vocab_size": 6,
+        "block_size": 4,
+        "n_layer": 2,
+        "n_embd": 6,
+        "n_embd2": 5,
+        "n_head": 2,
+    } | sizes
     model = build(kind, Config(**sizes, dtype=dtype), TorchGenerator(seed))
     rng = np.random.default_rng(seed)
     model.data[...] = rng.standard_normal(model.data.size) * scale
     for name, buffer in model.buffers().items():
-        buffer[...] = rng.random(buffer.shape) + 0.1 if name.endswith("var") else rng.standard_normal(buffer.shape)
+        buffer[...] = (
+            rng.random(buffer.shape) + 0.1
+            if name.endswith("var")
+            else rng.standard_normal(buffer.shape)
+        )
     return model
 
 
@@ -85,7 +97,9 @@ def test_property_for_the_smallest_window(kind):
 def test_the_property_rejects_an_error_in_any_one_gradient(name):
     case = MODEL_CASES[name]
     example = case.plain(seed=1, lead=(3,))
-    inputs, _ = case.draw(_draws(example), **{k: example[k] for k in case.choices if k not in ("values", "scale")})
+    inputs, _ = case.draw(
+        _draws(example), **{k: example[k] for k in case.choices if k not in ("values", "scale")}
+    )
     for wrong in list(inputs)[2:]:
 
         def planted(dloss, cache, wrong=wrong):
@@ -110,9 +124,15 @@ def test_logits_and_loss_take_running_statistics(kind, seed):
     model = make(kind, seed)
     x, y = batch(model, seed=seed)
     expected = oracle.models.logits(
-        kind, model.config, tensors(model.parameters()), torch.from_numpy(x), tensors(model.buffers())
+        kind,
+        model.config,
+        tensors(model.parameters()),
+        torch.from_numpy(x),
+        tensors(model.buffers()),
     )
-    np.testing.assert_allclose(model.logits(x), expected.numpy(), rtol=1e-9, atol=1e-10, strict=True)
+    np.testing.assert_allclose(
+        model.logits(x), expected.numpy(), rtol=1e-9, atol=1e-10, strict=True
+    )
     loss = oracle.models.cross_entropy(expected, torch.from_numpy(y))
     np.testing.assert_allclose(model.loss(x, y), loss.item(), rtol=1e-9)
 
@@ -154,7 +174,8 @@ def test_a_changed_token_leaves_every_output_before_it_bit_equal(kind, dtype, se
 
 
 def test_attention_is_causal_to_the_bit_for_scores_of_any_size():
-    """Large scores take another path through the softmax, which must not depend on what is later or beside."""
+    """Large scores take another path through the softmax, which must not depend on what is later or
+    beside."""
     rng = np.random.default_rng(0)
     for scale in np.repeat([1, 3, 5, 8, 30], 40):
         qkv = (rng.standard_normal((2, 5, 24)) * scale).astype(np.float32)
@@ -185,7 +206,9 @@ def test_cached_generation_equals_uncached(kind, seed):
 def test_a_shorter_sequence_is_the_beginning_of_a_longer(kind):
     model = make(kind)
     x = batch(model)[0]
-    np.testing.assert_allclose(model.logits(x[:, :2]), model.logits(x)[:, :2], rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(
+        model.logits(x[:, :2]), model.logits(x)[:, :2], rtol=1e-12, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("kind", WITH_POSITIONS)
@@ -306,7 +329,9 @@ def test_impossible_models_are_an_error():
 def test_another_model_touches_one_place():
     @builder
     def unigram(c, generator):
-        return Sequential(logits=Embedding(generator.randn(c.vocab_size, c.vocab_size, dtype=c.dtype)))
+        return Sequential(
+            logits=Embedding(generator.randn(c.vocab_size, c.vocab_size, dtype=c.dtype))
+        )
 
     try:
         model = build("unigram", Config(6, 4), TorchGenerator(0))
@@ -321,7 +346,10 @@ def test_another_model_touches_one_place():
 @pytest.mark.parametrize("kind", BUILDERS)
 @pytest.mark.parametrize(
     ("rule", "options", "lr"),
-    [("SGD", {"momentum": 0.9, "nesterov": True}, 0.02), ("AdamW", {"betas": (0.9, 0.99), "weight_decay": 0.1}, 0.01)],
+    [
+        ("SGD", {"momentum": 0.9, "nesterov": True}, 0.02),
+        ("AdamW", {"betas": (0.9, 0.99), "weight_decay": 0.1}, 0.01),
+    ],
 )
 def test_ten_training_steps_on_both_sides(kind, rule, options, lr):
     ours, theirs = make(kind, scale=0.3), make(kind, scale=0.3)
@@ -340,4 +368,6 @@ def test_ten_training_steps_on_both_sides(kind, rule, options, lr):
         step(lr)
         reference_step(lr)
     for name, array in theirs.parameters().items():
-        np.testing.assert_allclose(ours.parameters()[name], array, rtol=1e-6, atol=1e-7, err_msg=name)
+        np.testing.assert_allclose(
+            ours.parameters()[name], array, rtol=1e-6, atol=1e-7, err_msg=name
+        )

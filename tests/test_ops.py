@@ -26,7 +26,9 @@ def test_property(name):
     holds()
 
 
-@pytest.mark.parametrize(("name", "title", "chosen"), EDGES, ids=[f"{name}: {title}" for name, title, _ in EDGES])
+@pytest.mark.parametrize(
+    ("name", "title", "chosen"), EDGES, ids=[f"{name}: {title}" for name, title, _ in EDGES]
+)
 def test_edge(name, title, chosen):
     for seed in range(5):
         check(name, CASES[name].plain(seed=seed, **chosen))
@@ -36,7 +38,9 @@ def test_every_backward_is_in_the_table():
     found = set()
     for module in pkgutil.walk_packages(ops.__path__, "npnet.ops."):
         functions = inspect.getmembers(importlib.import_module(module.name), inspect.isfunction)
-        found |= {name.removesuffix("_backward") for name, _ in functions if name.endswith("_backward")}
+        found |= {
+            name.removesuffix("_backward") for name, _ in functions if name.endswith("_backward")
+        }
     assert found == CASES.keys()
     assert {name for name in ops.__all__ if not name.endswith("_backward")} == found
     assert {name for name, _, _ in EDGES} | {"dropout"} == found
@@ -59,7 +63,9 @@ def test_batch_norm_leaves_the_statistics_of_the_batch_in_its_cache(example):
 
     def statistics(x):
         mean, var = torch.zeros(x.shape[-1], dtype=x.dtype), torch.ones(x.shape[-1], dtype=x.dtype)
-        torch.nn.functional.batch_norm(x.reshape(-1, x.shape[-1]), mean, var, training=True, momentum=1.0)
+        torch.nn.functional.batch_norm(
+            x.reshape(-1, x.shape[-1]), mean, var, training=True, momentum=1.0
+        )
         return mean, var
 
     for dtype in (np.float64, np.float32):
@@ -67,7 +73,9 @@ def test_batch_norm_leaves_the_statistics_of_the_batch_in_its_cache(example):
         rows = np.abs(x.reshape(-1, x.shape[-1]))
         mean = rows.mean(axis=0)
         scales = [mean, 2 * ((rows + mean) ** 2).sum(axis=0) / (len(rows) - 1)]
-        found = ops.batch_norm(x.astype(dtype), *np.ones((2, x.shape[-1]), dtype), **unbiased)[1][-2:]
+        found = ops.batch_norm(x.astype(dtype), *np.ones((2, x.shape[-1]), dtype), **unbiased)[1][
+            -2:
+        ]
         for got, value, scale in zip(found, expected, scales, strict=True):
             assert_close(got, value, scale, x.size, dtype=dtype)
 
@@ -75,7 +83,10 @@ def test_batch_norm_leaves_the_statistics_of_the_batch_in_its_cache(example):
 ONES = np.ones((2, 3))
 REFUSED = {
     "a batch of one": (lambda: ops.batch_norm(ONES[:1], ONES[0], ONES[0]), "batch of 1"),
-    "a batch of one without axes": (lambda: ops.batch_norm(ONES[0], ONES[0], ONES[0]), "batch of 1"),
+    "a batch of one without axes": (
+        lambda: ops.batch_norm(ONES[0], ONES[0], ONES[0]),
+        "batch of 1",
+    ),
     "all ignored": (lambda: ops.cross_entropy(ONES, np.array([-1, -1])), "every target is -1"),
     "all ignored by another number": (
         lambda: ops.cross_entropy(ONES, np.array([2, 2]), ignore_index=2),
@@ -83,10 +94,22 @@ REFUSED = {
     ),
     "a target too large": (lambda: ops.cross_entropy(ONES, np.array([0, 3])), "from 0 to 2"),
     "a negative target": (lambda: ops.cross_entropy(ONES, np.array([0, -2])), "from 0 to 2"),
-    "a target that is not an integer": (lambda: ops.cross_entropy(ONES, np.array([0.0, 1.0])), "integers"),
-    "an id too large": (lambda: ops.embedding(np.array([0, 2]), ONES), "from 0 to 1, got values from 0 to 2"),
-    "a negative id": (lambda: ops.embedding(np.array([-1, 1]), ONES), "from 0 to 1, got values from -1 to 1"),
-    "an id that is not an integer": (lambda: ops.embedding(np.array([0.0, 1.0]), ONES), "dtype float64"),
+    "a target that is not an integer": (
+        lambda: ops.cross_entropy(ONES, np.array([0.0, 1.0])),
+        "integers",
+    ),
+    "an id too large": (
+        lambda: ops.embedding(np.array([0, 2]), ONES),
+        "from 0 to 1, got values from 0 to 2",
+    ),
+    "a negative id": (
+        lambda: ops.embedding(np.array([-1, 1]), ONES),
+        "from 0 to 1, got values from -1 to 1",
+    ),
+    "an id that is not an integer": (
+        lambda: ops.embedding(np.array([0.0, 1.0]), ONES),
+        "dtype float64",
+    ),
     "heads that do not fit": (
         lambda: ops.causal_attention(np.ones((4, 12)), 3),
         "multiple of 3 \\* n_head, got 12 and n_head = 3",
@@ -94,7 +117,10 @@ REFUSED = {
     "an unknown form of gelu": (lambda: ops.gelu(ONES, approximate="erf"), "'erf'"),
     "dropping everything": (lambda: ops.dropout(ONES, 1.0, TorchGenerator(0)), "got 1.0"),
     "dropping less than nothing": (lambda: ops.dropout(ONES, -0.1, TorchGenerator(0)), "got -0.1"),
-    "a length that n does not divide": (lambda: ops.flatten_consecutive(np.ones((5, 2)), 2), "n = 2 and length 5"),
+    "a length that n does not divide": (
+        lambda: ops.flatten_consecutive(np.ones((5, 2)), 2),
+        "n = 2 and length 5",
+    ),
     "joining none": (lambda: ops.flatten_consecutive(np.ones((5, 2)), 0), "n = 0 and length 5"),
 }
 
@@ -106,7 +132,8 @@ def test_refused(what):
         call()
 
 
-# One mistake a person would make, for every operation. Where a cache is patched, npnet's own backward takes over.
+# One mistake a person would make, for every operation. Where a cache is patched, npnet's own
+# backward takes over.
 
 
 def lost_duplicates(dy, cache):
@@ -118,7 +145,10 @@ def lost_duplicates(dy, cache):
 
 def mean_for_the_sum(dy, cache):
     gradients = ops.linear_backward(dy, cache)
-    return (*gradients[:2], *(db / dy.dtype.type(max(dy.size // db.size, 1)) for db in gradients[2:]))
+    return (
+        *gradients[:2],
+        *(db / dy.dtype.type(max(dy.size // db.size, 1)) for db in gradients[2:]),
+    )
 
 
 def missing_square(dy, cache):
@@ -316,7 +346,9 @@ def test_the_rest_of_the_property_rejects():
     assert "read-only" in rejection("tanh", backward=aliased)
     assert "dx has dtype float64 where float32" in rejection("tanh", backward=promoted)
     assert "modified" in rejection("tanh", backward=writes_into_the_cache)
-    assert "shares memory with dy" in rejection("flatten_consecutive", backward=lambda dy, cache: dy.reshape(cache[0]))
+    assert "shares memory with dy" in rejection(
+        "flatten_consecutive", backward=lambda dy, cache: dy.reshape(cache[0])
+    )
     assert "shares memory with array 0 of the cache" in rejection(
         "dropout", backward=lambda dy, cache: mask(dy, cache[0])
     )
@@ -325,7 +357,9 @@ def test_the_rest_of_the_property_rejects():
     assert "has shape" in rejection("tanh", backward=keeps_an_axis)
     assert "has to return dx" in rejection("tanh", backward=a_list)
     assert "zero cotangent" in rejection("tanh", backward=below_every_bound)
-    assert "shares memory with the input x" in rejection("flatten_consecutive", forward=shared_with_the_input)
+    assert "shares memory with the input x" in rejection(
+        "flatten_consecutive", forward=shared_with_the_input
+    )
     assert "was expected" in rejection("tanh", backward=clipped)
     assert "was expected" in rejection("tanh", backward=memory_order)
     assert "was expected" in rejection("tanh", backward=across_the_batch)
@@ -333,7 +367,8 @@ def test_the_rest_of_the_property_rejects():
 
 
 def test_a_forward_that_overflows_is_rejected():
-    """Without the subtracted maximum exp overflows; the result may still be right where numbers are small."""
+    """Without the subtracted maximum exp overflows; the result may still be right where numbers are
+    small."""
 
     def softmax(x):
         y = np.exp(x)

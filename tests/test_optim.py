@@ -106,7 +106,9 @@ def test_schedules_are_those_of_torch():
         (optim.cosine(0.3, 20, final=0.1), lambda o: schedulers.CosineAnnealingLR(o, 20, 0.1)),
     )
     for schedule, make in pairs:
-        np.testing.assert_allclose([schedule(k) for k in range(20)], torch_rates(make, 0.3, 20), rtol=1e-9, atol=1e-15)
+        np.testing.assert_allclose(
+            [schedule(k) for k in range(20)], torch_rates(make, 0.3, 20), rtol=1e-9, atol=1e-15
+        )
 
 
 def test_cosine_warms_up_and_stays_at_its_end():
@@ -119,7 +121,9 @@ def test_cosine_warms_up_and_stays_at_its_end():
 
 
 @given(
-    seed=st.integers(0, 2**32 - 1), scale=st.sampled_from([1e-3, 1.0, 1e3]), max_norm=st.sampled_from([0.1, 1.0, 100.0])
+    seed=st.integers(0, 2**32 - 1),
+    scale=st.sampled_from([1e-3, 1.0, 1e3]),
+    max_norm=st.sampled_from([0.1, 1.0, 100.0]),
 )
 def test_clipping_is_that_of_torch(seed, scale, max_norm):
     grad = np.random.default_rng(seed).standard_normal(50) * scale

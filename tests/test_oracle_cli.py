@@ -1,4 +1,5 @@
-"""`python -m oracle`: the table, its languages and options, and one line about whatever it cannot use."""
+"""`python -m oracle`: the table, its languages and options, and one line about whatever it cannot
+use."""
 
 import os
 import subprocess
@@ -12,8 +13,31 @@ from oracle.__main__ import main
 
 ROOT = Path(__file__).parents[1]
 NAMES = [
-    *("logprobs", "probs", "counts_sum_inv", "counts_sum", "counts", "norm_logits", "logit_maxes", "logits", "h", "w2"),
-    *("b2", "hpreact", "bngain", "bnbias", "bnraw", "bnvar_inv", "bnvar", "bndiff2", "bndiff", "bnmean", "hprebn"),
+    *(
+        "logprobs",
+        "probs",
+        "counts_sum_inv",
+        "counts_sum",
+        "counts",
+        "norm_logits",
+        "logit_maxes",
+        "logits",
+        "h",
+        "w2",
+    ),
+    *(
+        "b2",
+        "hpreact",
+        "bngain",
+        "bnbias",
+        "bnraw",
+        "bnvar_inv",
+        "bnvar",
+        "bndiff2",
+        "bndiff",
+        "bnmean",
+        "hprebn",
+    ),
     *("embconcat", "w1", "emb", "C"),
 ]
 
@@ -55,7 +79,9 @@ def test_the_table_in_korean(words):
     assert result.returncode == 0
     table = rows(result.stdout)
     assert [line.split()[0] for line in table] == NAMES
-    assert all("실제값" in line and "추정값: True" in line and "최대차이값" in line for line in table)
+    assert all(
+        "실제값" in line and "추정값: True" in line and "최대차이값" in line for line in table
+    )
 
 
 def test_options_change_the_minibatch(words, capsys):
@@ -66,7 +92,9 @@ def test_options_change_the_minibatch(words, capsys):
     losses = set()
     for seed in (7, 8):
         main(f"-i {words} --seed {seed}".split())
-        losses.add(next(line for line in capsys.readouterr().out.splitlines() if line.startswith("loss")))
+        losses.add(
+            next(line for line in capsys.readouterr().out.splitlines() if line.startswith("loss"))
+        )
     assert len(losses) == 2
 
 
@@ -81,7 +109,10 @@ def test_a_wrong_gradient_is_status_1_and_named(words, monkeypatch, capsys):
     assert main(["-i", str(words)]) == 1
     output = capsys.readouterr().out
     assert "23 of 25 gradients are right" in output
-    assert [line.split()[0] for line in rows(output) if "approximate: False" in line] == ["b2", "bnvar"]
+    assert [line.split()[0] for line in rows(output) if "approximate: False" in line] == [
+        "b2",
+        "bnvar",
+    ]
     assert "\ndbnvar " in output and "\ndb2 has shape (1, 17) where (17,) was expected" in output
 
 
@@ -114,7 +145,8 @@ def test_bad_input_is_one_line_and_status_2(arguments, expected, capsys):
 
 
 @pytest.mark.parametrize(
-    "content, expected", [(b"", "no words"), (b"a\nb\n", "too few words"), (b"\xff\xfe\n", "not UTF-8")]
+    "content, expected",
+    [(b"", "no words"), (b"a\nb\n", "too few words"), (b"\xff\xfe\n", "not UTF-8")],
 )
 def test_a_bad_file_is_one_line_and_status_2(content, expected, tmp_path, capsys):
     path = tmp_path / "words.txt"
@@ -126,13 +158,20 @@ def test_a_bad_file_is_one_line_and_status_2(content, expected, tmp_path, capsys
 
 
 def test_without_torch_it_says_what_to_install(tmp_path):
-    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')")
+    (tmp_path / "torch.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')"
+    )
     result = command(PYTHONPATH=str(tmp_path))
     assert result.returncode == 2 and 'pip install "npnet-trainer[oracle]"' in result.stderr
     assert len(result.stderr.splitlines()) == 1
     code = "try:\n    import oracle\nexcept ImportError as error:\n    print(error)"
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment, check=False
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+        check=False,
     )
     assert 'pip install "npnet-trainer[oracle]"' in result.stdout

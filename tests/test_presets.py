@@ -1,4 +1,5 @@
-"""The published runs against what was published, and step by step against the originals in torch or plain Python.
+"""The published runs against what was published, and step by step against the originals in torch or
+plain Python.
 
 The originals are written out here without npnet; only words go in.
 """
@@ -32,7 +33,9 @@ def execute(preset, words):
     """The whole run, reported as the command line does -> the run and every step's loss."""
     run = preset.prepare(words)
     losses = []
-    for step, loss in train.run(run.model, run.batches(0), run.optimizer, run.schedule, preset.last):
+    for step, loss in train.run(
+        run.model, run.batches(0), run.optimizer, run.schedule, preset.last
+    ):
         run.report(step, loss, 0.0)
         losses.append(float(loss))
     run.finish()
@@ -52,7 +55,8 @@ def steps_of(name, words, steps, **settings):
 
 
 def report(text):
-    """What a lecture's run printed -> log lines by step, train and validation loss, names without their '.'."""
+    """What a lecture's run printed -> log lines by step, train and validation loss, names without
+    their '.'."""
     log = {int(step): loss for step, loss in re.findall(r"^ *(\d+)/ *200000: (\S+)$", text, re.M)}
     found = dict(re.findall(r"^(train|val) (\S+)$", text, re.M))
     return log, float(found["train"]), float(found["val"]), re.findall(r"^([a-z]*)\.$", text, re.M)
@@ -167,7 +171,8 @@ def test_part3_deep_in_full(words, capsys):
     assert " ".join(names) == DEEP_NAMES
 
 
-# ---- lecture 4, whose gain and bias came from an unseeded generator: there is a class of results, but no digits
+# ---- lecture 4, whose gain and bias came from an unseeded generator: there is a class of results,
+# but no digits
 
 
 @pytest.mark.slow
@@ -233,7 +238,12 @@ def test_part5_in_full(words, capsys):
     execute(PRESETS["part5"], words)
     log, train_loss, val_loss, names = report(capsys.readouterr().out)
     assert list(log) == list(range(0, 200000, 10000))
-    assert np.abs(np.subtract([float(v) for v in log.values()], [float(v) for v in PART5.split()])).max() < 2e-4
+    assert (
+        np.abs(
+            np.subtract([float(v) for v in log.values()], [float(v) for v in PART5.split()])
+        ).max()
+        < 2e-4
+    )
     assert train_loss == pytest.approx(1.7690284252166748, abs=1e-4)
     assert val_loss == pytest.approx(1.9936515092849731, abs=1e-4)
     assert " ".join(names) == PART5_NAMES
@@ -277,7 +287,9 @@ class BoW(nn.Module):
     def forward(self, x):
         T = x.shape[1]
         x = self.wte(x) + self.wpe.weight
-        average = torch.softmax(torch.zeros(T, T).masked_fill(torch.tril(torch.ones(T, T)) == 0, -math.inf), -1)
+        average = torch.softmax(
+            torch.zeros(T, T).masked_fill(torch.tril(torch.ones(T, T)) == 0, -math.inf), -1
+        )
         x = x + average @ x
         return self.head(x + self.down(torch.tanh(self.up(x))))
 
@@ -320,18 +332,28 @@ class GRU(Recurrent):
 class Block(nn.Module):
     def __init__(self):
         super().__init__()
-        self.norm1, self.qkv, self.projection = nn.LayerNorm(64), nn.Linear(64, 192), nn.Linear(64, 64)
+        self.norm1, self.qkv, self.projection = (
+            nn.LayerNorm(64),
+            nn.Linear(64, 192),
+            nn.Linear(64, 64),
+        )
         self.norm2, self.up, self.down = nn.LayerNorm(64), nn.Linear(64, 256), nn.Linear(256, 64)
 
     def forward(self, x):
         B, T, C = x.shape
-        q, k, v = (a.view(B, T, 4, 16).transpose(1, 2) for a in self.qkv(self.norm1(x)).split(C, dim=2))
+        q, k, v = (
+            a.view(B, T, 4, 16).transpose(1, 2) for a in self.qkv(self.norm1(x)).split(C, dim=2)
+        )
         scores = (q @ k.transpose(-2, -1)) * (1.0 / math.sqrt(16))
         scores = scores.masked_fill(torch.tril(torch.ones(T, T)) == 0, -math.inf)
         y = (torch.softmax(scores, -1) @ v).transpose(1, 2).reshape(B, T, C)
         x = x + self.projection(y)
         u = self.up(self.norm2(x))
-        gelu = 0.5 * u * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (u + 0.044715 * torch.pow(u, 3.0))))
+        gelu = (
+            0.5
+            * u
+            * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (u + 0.044715 * torch.pow(u, 3.0))))
+        )
         return x + self.down(gelu)
 
 
@@ -348,7 +370,8 @@ class Transformer(nn.Module):
 
 
 class MakemoreInTorch:
-    """makemore.py's run with torch's own data loaders, everything drawn from torch's global generator."""
+    """makemore.py's run with torch's own data loaders, everything drawn from torch's global
+    generator."""
 
     def __init__(self, model_class, words, seed):
         torch.manual_seed(seed)
@@ -403,7 +426,14 @@ class MakemoreInTorch:
         return [row.partition(".")[0] for row in rows]
 
 
-MAKEMORE = {"bigram": Bigram, "mlp": MLP, "bow": BoW, "rnn": RNN, "gru": GRU, "transformer": Transformer}
+MAKEMORE = {
+    "bigram": Bigram,
+    "mlp": MLP,
+    "bow": BoW,
+    "rnn": RNN,
+    "gru": GRU,
+    "transformer": Transformer,
+}
 
 
 @pytest.mark.parametrize("seed", [3407, 7])
@@ -441,7 +471,10 @@ def test_makemore_evaluates_as_torch_does(words, capsys):
     _, losses = execute(replace(PRESETS["makemore-transformer"], seed=1234, stop=501), words)
     assert np.abs(np.subtract(losses, list(expected.values()))).max() < 2e-3
     text = capsys.readouterr().out
-    logged = {int(k): float(v) for k, v in re.findall(r"^step (\d+) \| loss (\S+) \| step time \S+ms$", text, re.M)}
+    logged = {
+        int(k): float(v)
+        for k, v in re.findall(r"^step (\d+) \| loss (\S+) \| step time \S+ms$", text, re.M)
+    }
     assert list(logged) == list(range(0, 501, 10))
     found = re.findall(r"^step 500 train loss: (\S+) test loss: (\S+)$", text, re.M)
     assert len(found) == 1
@@ -454,7 +487,9 @@ def test_makemore_samples_as_torch_does(words, capsys):
     # The loop draws its loader's two seeds before anything is sampled.
     theirs.step()
     parameters = theirs.model.parameters
-    for p, q in zip(parameters(), MakemoreInTorch(Transformer, words, 5).model.parameters(), strict=True):
+    for p, q in zip(
+        parameters(), MakemoreInTorch(Transformer, words, 5).model.parameters(), strict=True
+    ):
         p.data.copy_(q)
     torch.manual_seed(99)
     expected = theirs.sample(10)
@@ -524,7 +559,9 @@ class Value:
 def dot(a, b):
     """sum of a[i] b[i] as one operation."""
     value = sum(x.data * y.data for x, y in zip(a, b, strict=True))
-    slopes = [(x, y.data) for x, y in zip(a, b, strict=True)] + [(y, x.data) for x, y in zip(a, b, strict=True)]
+    slopes = [(x, y.data) for x, y in zip(a, b, strict=True)] + [
+        (y, x.data) for x, y in zip(a, b, strict=True)
+    ]
     return Value(value, slopes)
 
 
@@ -534,7 +571,8 @@ def total(values):
 
 
 class ScalarGPT:
-    """microgpt from its facts, one number at a time: Python's random, characters from 0, the boundary last."""
+    """microgpt from its facts, one number at a time: Python's random, characters from 0, the
+    boundary last."""
 
     def __init__(self, words):
         random.seed(42)
@@ -578,7 +616,9 @@ class ScalarGPT:
         for part in (slice(i, i + 4) for i in range(0, 16, 4)):
             scores = [dot(q[part], k[part]) * 0.5 for k in keys]
             weights = self.softmax(scores)
-            joined += [dot(weights, column) for column in zip(*(v[part] for v in values), strict=True)]
+            joined += [
+                dot(weights, column) for column in zip(*(v[part] for v in values), strict=True)
+            ]
         x = [a + b for a, b in zip(x, self.linear(joined, "wo"), strict=True)]
         h = [v.relu() for v in self.linear(self.rms_norm(x), "fc1")]
         x = [a + b for a, b in zip(x, self.linear(h, "fc2"), strict=True)]
@@ -627,7 +667,9 @@ def test_microgpt_in_full(words, capsys):
     assert len(lines) == 1020
     assert re.fullmatch(r"step    1 / 1000 \| loss \d\.\d{4}", lines[0])
     assert lines[999] == "step 1000 / 1000 | loss 2.6497"
-    assert lines[1000:] == [f"sample {i:2d}: {name}" for i, name in enumerate(MICROGPT_NAMES.split(), 1)]
+    assert lines[1000:] == [
+        f"sample {i:2d}: {name}" for i, name in enumerate(MICROGPT_NAMES.split(), 1)
+    ]
 
 
 def test_a_word_longer_than_microgpts_block_is_cut():
@@ -642,7 +684,9 @@ def test_python_random_can_be_saved_between_the_two_halves_of_a_gauss():
     one.normal(0.0, 1.0, (3,), "float64")
     other = PythonRandom(0)
     other.set_state(one.state())
-    assert np.array_equal(one.normal(0.0, 1.0, (4,), "float64"), other.normal(0.0, 1.0, (4,), "float64"))
+    assert np.array_equal(
+        one.normal(0.0, 1.0, (4,), "float64"), other.normal(0.0, 1.0, (4,), "float64")
+    )
     probs = np.full((2, 5), 0.2)
     assert np.array_equal(one.multinomial(probs, 1), other.multinomial(probs, 1))
 

@@ -11,13 +11,19 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, rule
 
 from npnet.random import TorchGenerator, embedding_init, linear_init
 
-# Elsewhere torch computes normals with another logarithm and cosine and does not fuse: they are compared by a bound.
+# Elsewhere torch computes normals with another logarithm and cosine and does not fuse: they are
+# compared by a bound.
 EXACT_NORMALS = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 
 DTYPES = {np.dtype(np.float32): torch.float32, np.dtype(np.float64): torch.float64}
 dtypes = st.sampled_from([np.float32, np.float64])
-seeds = st.one_of(st.integers(-(2**63), 2**64 - 1), st.sampled_from([0, 1, 42, 3407, 2147483647, 2**32 - 1, 2**32]))
-shapes = st.one_of(st.tuples(), st.tuples(st.integers(0, 70)), st.lists(st.integers(0, 9), max_size=3).map(tuple))
+seeds = st.one_of(
+    st.integers(-(2**63), 2**64 - 1),
+    st.sampled_from([0, 1, 42, 3407, 2147483647, 2**32 - 1, 2**32]),
+)
+shapes = st.one_of(
+    st.tuples(), st.tuples(st.integers(0, 70)), st.lists(st.integers(0, 9), max_size=3).map(tuple)
+)
 numbers = st.floats(-100, 100).filter(lambda x: x == 0 or abs(x) > 1e-250)
 
 
@@ -33,7 +39,8 @@ def assert_same(ours, theirs):
 
 
 def assert_same_floats(ours, theirs, size, ulps):
-    """Equal bits where torch runs its AVX2 code; elsewhere within `ulps` of a number of magnitude `size`."""
+    """Equal bits where torch runs its AVX2 code; elsewhere within `ulps` of a number of magnitude
+    `size`."""
     if EXACT_NORMALS:
         assert_same(ours, theirs)
     else:
@@ -46,7 +53,9 @@ def assert_same_normals(ours, theirs, mean=0.0, std=1.0):
     assert_same_floats(ours, theirs, abs(mean) + 6 * std, 8)
     if ours.dtype == np.float64:
         theirs = theirs.numpy()
-        assert np.all(np.abs(ours - theirs) <= 2 * np.spacing(np.maximum(np.abs(theirs), abs(mean) + 6 * std)))
+        assert np.all(
+            np.abs(ours - theirs) <= 2 * np.spacing(np.maximum(np.abs(theirs), abs(mean) + 6 * std))
+        )
 
 
 def empty(shape, dtype):
@@ -60,7 +69,9 @@ def probabilities(draw, rows=None):
     values = np.random.default_rng(draw(st.integers(0, 2**32))).lognormal(
         0, draw(st.sampled_from([0, 1, 4])), (rows or 1, categories)
     )
-    values[:, 1:][:, draw(st.lists(st.booleans(), min_size=categories - 1, max_size=categories - 1))] = 0
+    values[:, 1:][
+        :, draw(st.lists(st.booleans(), min_size=categories - 1, max_size=categories - 1))
+    ] = 0
     return (values if rows else values[0]).astype(draw(dtypes))
 
 
@@ -82,14 +93,17 @@ class SameStream(RuleBasedStateMachine):
     @rule(shape=shapes, dtype=dtypes)
     def rand(self, shape, dtype):
         assert_same(
-            self.ours.rand(*shape, dtype=dtype), torch.rand(shape, generator=self.theirs, dtype=DTYPES[np.dtype(dtype)])
+            self.ours.rand(*shape, dtype=dtype),
+            torch.rand(shape, generator=self.theirs, dtype=DTYPES[np.dtype(dtype)]),
         )
 
     @rule(a=numbers, b=numbers, shape=shapes, dtype=dtypes)
     def uniform(self, a, b, shape, dtype):
         low, high = min(a, b), max(a, b)
         theirs = empty(shape, dtype).uniform_(low, high, generator=self.theirs)
-        assert_same_floats(self.ours.uniform(low, high, shape, dtype), theirs, max(abs(low), abs(high)), 1)
+        assert_same_floats(
+            self.ours.uniform(low, high, shape, dtype), theirs, max(abs(low), abs(high)), 1
+        )
 
     @rule(shape=shapes, dtype=dtypes)
     def randn(self, shape, dtype):
@@ -101,24 +115,41 @@ class SameStream(RuleBasedStateMachine):
         theirs = empty(shape, dtype).normal_(mean, std, generator=self.theirs)
         assert_same_normals(self.ours.normal(mean, std, shape, dtype), theirs, mean, std)
 
-    @rule(low=st.integers(-(2**40), 2**40), span=st.integers(1, 2**28 - 1) | st.integers(1, 9), shape=shapes)
+    @rule(
+        low=st.integers(-(2**40), 2**40),
+        span=st.integers(1, 2**28 - 1) | st.integers(1, 9),
+        shape=shapes,
+    )
     def randint(self, low, span, shape):
         assert_same(
-            self.ours.randint(low, low + span, shape), torch.randint(low, low + span, shape, generator=self.theirs)
+            self.ours.randint(low, low + span, shape),
+            torch.randint(low, low + span, shape, generator=self.theirs),
         )
 
-    @rule(ends=st.lists(st.integers(-(2**63), 2**63 - 1), min_size=2, max_size=2, unique=True), shape=shapes)
+    @rule(
+        ends=st.lists(st.integers(-(2**63), 2**63 - 1), min_size=2, max_size=2, unique=True),
+        shape=shapes,
+    )
     def randint_anywhere(self, ends, shape):
         low, high = sorted(ends)
-        assert_same(self.ours.randint(low, high, shape), torch.randint(low, high, shape, generator=self.theirs))
+        assert_same(
+            self.ours.randint(low, high, shape),
+            torch.randint(low, high, shape, generator=self.theirs),
+        )
 
     @rule(span=st.integers(2**28 - 1, 2**28 + 1) | st.integers(2**32 - 1, 2**32 + 1), shape=shapes)
     def randint_at_the_limit(self, span, shape):
-        assert_same(self.ours.randint(-5, span - 5, shape), torch.randint(-5, span - 5, shape, generator=self.theirs))
+        assert_same(
+            self.ours.randint(-5, span - 5, shape),
+            torch.randint(-5, span - 5, shape, generator=self.theirs),
+        )
 
     @rule()
     def random_int64(self):
-        assert self.ours.random_int64() == torch.empty((), dtype=torch.int64).random_(generator=self.theirs).item()
+        assert (
+            self.ours.random_int64()
+            == torch.empty((), dtype=torch.int64).random_(generator=self.theirs).item()
+        )
 
     @rule(n=st.integers(0, 700))
     def randperm(self, n):
@@ -139,7 +170,8 @@ class SameStream(RuleBasedStateMachine):
 
     @rule(p=probabilities())
     def multinomial_2022(self, p):
-        """One sample with replacement by the old rule is the first of two by the current one, which draws once more."""
+        """One sample with replacement by the old rule is the first of two by the current one, which
+        draws once more."""
         before = self.theirs.get_state()
         theirs = torch.multinomial(torch.from_numpy(p), 2, True, generator=self.theirs)[:1]
         self.theirs.set_state(before)
@@ -188,7 +220,9 @@ class TestLong:
         assert_same_floats(both[0].uniform(-1 / 3, 5.1, LONG, dtype), theirs, 5.1, 1)
 
     def test_randn(self, both, dtype):
-        assert_same_normals(both[0].randn(LONG, dtype=dtype), empty(LONG, dtype).normal_(generator=both[1]))
+        assert_same_normals(
+            both[0].randn(LONG, dtype=dtype), empty(LONG, dtype).normal_(generator=both[1])
+        )
 
     def test_normal(self, both, dtype):
         theirs = empty(LONG, dtype).normal_(0.3, 1.7, generator=both[1])
@@ -196,10 +230,14 @@ class TestLong:
 
     def test_scalar_normals(self, both, dtype):
         for _ in range(3_000):
-            assert_same_normals(both[0].randn(3, dtype=dtype), empty(3, dtype).normal_(generator=both[1]))
+            assert_same_normals(
+                both[0].randn(3, dtype=dtype), empty(3, dtype).normal_(generator=both[1])
+            )
 
     def test_exponential(self, both, dtype):
-        assert_same(both[0].exponential(LONG, dtype), empty(LONG, dtype).exponential_(generator=both[1]))
+        assert_same(
+            both[0].exponential(LONG, dtype), empty(LONG, dtype).exponential_(generator=both[1])
+        )
 
     def test_multinomial(self, both, dtype):
         p = np.random.default_rng(1).random((LONG // 27, 27)).astype(dtype)
@@ -212,7 +250,9 @@ def test_a_sample_that_hits_the_cumulative_sum():
     u = TorchGenerator(3).rand(dtype=np.float64)
     p = np.array([u, 1 - u])
     assert p.cumsum().tolist() == [u, 1]
-    theirs = torch.multinomial(torch.from_numpy(p), 5, True, generator=torch.Generator().manual_seed(3))
+    theirs = torch.multinomial(
+        torch.from_numpy(p), 5, True, generator=torch.Generator().manual_seed(3)
+    )
     assert theirs[0] == 0
     assert_same(TorchGenerator(3).multinomial(p, 5, True), theirs)
 
@@ -229,16 +269,23 @@ def test_uniforms_between_two_floats_are_decided_by_the_smallest_low(dtype, tiny
 @pytest.mark.parametrize("span", [27, 182_625, 2**28 - 1, 2**28, 2**40 + 7])
 def test_long_randint(span):
     ours, theirs = TorchGenerator(7), torch.Generator().manual_seed(7)
-    assert_same(ours.randint(-3, span - 3, (LONG,)), torch.randint(-3, span - 3, (LONG,), generator=theirs))
+    assert_same(
+        ours.randint(-3, span - 3, (LONG,)), torch.randint(-3, span - 3, (LONG,), generator=theirs)
+    )
     for _ in range(4_000):
         assert_same(ours.randint(0, span, 32), torch.randint(0, span, (32,), generator=theirs))
 
 
 def test_long_randperm():
-    assert_same(TorchGenerator(7).randperm(LONG), torch.randperm(LONG, generator=torch.Generator().manual_seed(7)))
+    assert_same(
+        TorchGenerator(7).randperm(LONG),
+        torch.randperm(LONG, generator=torch.Generator().manual_seed(7)),
+    )
 
 
-@pytest.mark.parametrize(("mean", "std"), [(1e39, 1), (0, 1e39), (math.inf, 1), (0, math.inf), (math.nan, 1), (2, 0)])
+@pytest.mark.parametrize(
+    ("mean", "std"), [(1e39, 1), (0, 1e39), (math.inf, 1), (0, math.inf), (math.nan, 1), (2, 0)]
+)
 @pytest.mark.parametrize("n", [5, 40])
 def test_normals_beyond_the_range_are_what_torch_makes_of_them(mean, std, n):
     theirs = torch.empty(n).normal_(mean, std, generator=torch.Generator().manual_seed(7)).numpy()
@@ -291,7 +338,9 @@ class TestState:
         other = TorchGenerator(8)
         other.set_state(state)
         state[:] = 0
-        for a, b in zip(expected, (other.randn(20), other.randn(5), other.randint(0, 9, 700)), strict=True):
+        for a, b in zip(
+            expected, (other.randn(20), other.randn(5), other.randint(0, 9, 700)), strict=True
+        ):
             np.testing.assert_array_equal(a, b, strict=True)
         assert other.initial_seed() == 2**64 - 1
 
@@ -334,9 +383,18 @@ ERRORS = {
     "a bool size": (lambda g: g.randint(0, 5, True), "a size must be an integer"),
     "a nested shape": (lambda g: g.rand((2, (3,))), "a size must be an integer"),
     "half precision": (lambda g: g.rand(3, dtype=np.float16), "dtype must be float32 or float64"),
-    "integers as floats": (lambda g: g.normal(0, 1, 3, dtype=int), "dtype must be float32 or float64"),
-    "None as dtype": (lambda g: g.rand(3, dtype=None), "dtype must be float32 or float64, got None"),
-    "no dtype": (lambda g: g.exponential(3, dtype="floaty"), "dtype must be float32 or float64, got 'floaty'"),
+    "integers as floats": (
+        lambda g: g.normal(0, 1, 3, dtype=int),
+        "dtype must be float32 or float64",
+    ),
+    "None as dtype": (
+        lambda g: g.rand(3, dtype=None),
+        "dtype must be float32 or float64, got None",
+    ),
+    "no dtype": (
+        lambda g: g.exponential(3, dtype="floaty"),
+        "dtype must be float32 or float64, got 'floaty'",
+    ),
     "low == high": (lambda g: g.randint(3, 3, 0), "low < high.*got 3 and 3"),
     "low > high": (lambda g: g.randint(4, 3, (2,)), "low < high"),
     "high above int64": (lambda g: g.randint(0, 2**63, 2), "low < high"),
@@ -361,18 +419,36 @@ ERRORS = {
         lambda g: g.multinomial(p3 + math.inf, 1),
         "finite and not",
     ),
-    "a probability that is none": (lambda g: g.multinomial(p3 * math.nan, 2, True), "finite and not negative"),
+    "a probability that is none": (
+        lambda g: g.multinomial(p3 * math.nan, 2, True),
+        "finite and not negative",
+    ),
     "no probability": (lambda g: g.multinomial(p3 * 0, 1), "positive sum"),
     "a row without": (lambda g: g.multinomial(np.stack([p3, p3 * 0]), 2, True), "positive sum"),
-    "a sum that overflows": (lambda g: g.multinomial(np.full(3, 3e38, np.float32), 2, True), "scale them down"),
+    "a sum that overflows": (
+        lambda g: g.multinomial(np.full(3, 3e38, np.float32), 2, True),
+        "scale them down",
+    ),
     "no samples": (lambda g: g.multinomial(p3, 0), "num_samples must be at least 1, got 0"),
     "half a sample": (lambda g: g.multinomial(p3, 0.5), "num_samples must be an integer"),
-    "more samples than categories": (lambda g: g.multinomial(p3, 4), "4 samples without replacement need 4 nonzero"),
-    "more than are possible": (lambda g: g.multinomial(p3, 3), "3 samples without replacement need 3 nonzero"),
-    "another rule": (lambda g: g.multinomial(p3, 1, rule="2021"), 'rule must be "current" or "2022", got \'2021\''),
+    "more samples than categories": (
+        lambda g: g.multinomial(p3, 4),
+        "4 samples without replacement need 4 nonzero",
+    ),
+    "more than are possible": (
+        lambda g: g.multinomial(p3, 3),
+        "3 samples without replacement need 3 nonzero",
+    ),
+    "another rule": (
+        lambda g: g.multinomial(p3, 1, rule="2021"),
+        'rule must be "current" or "2022", got \'2021\'',
+    ),
     "integer probabilities": (lambda g: g.multinomial([1, 2], 1), "float32 or float64"),
     "no categories": (lambda g: g.multinomial(p3[:0], 1), r"1 to 2\^24 categories"),
-    "too many categories": (lambda g: g.multinomial(np.broadcast_to(p3[0], 2**24 + 1), 1), r"1 to 2\^24 categories"),
+    "too many categories": (
+        lambda g: g.multinomial(np.broadcast_to(p3[0], 2**24 + 1), 1),
+        r"1 to 2\^24 categories",
+    ),
     "a scalar probability": (lambda g: g.multinomial(p3[0], 1), r"got float32 \(\)"),
     "three axes": (lambda g: g.multinomial(p3[None, None], 1), r"got float32 \(1, 1, 3\)"),
     "a layer without inputs": (lambda g: linear_init(g, 0, 3), "at least 1, got 0 and 3"),
@@ -391,7 +467,8 @@ def test_what_torch_rejects_is_one_clear_line_and_draws_nothing(name):
     np.testing.assert_array_equal(generator.state(), before)
 
 
-# Printed in the published notebook of part 1 (2022): five of its outputs need no data beyond what stands here.
+# Printed in the published notebook of part 1 (2022): five of its outputs need no data beyond what
+# stands here.
 
 
 def softmax_of_emma():
@@ -410,18 +487,39 @@ def test_part1_normalised_uniforms():
 def test_part1_hundred_samples(rule):
     generator = TorchGenerator(2147483647)
     p = generator.rand(3)
-    assert "".join(map(str, generator.multinomial(p / p.sum(), 100, replacement=True, rule=rule))) == (
+    assert "".join(
+        map(str, generator.multinomial(p / p.sum(), 100, replacement=True, rule=rule))
+    ) == (
         "1120021100011001100102001001000111011001110110110200000000001100000000100100000001200000010020100111"
     )
 
 
 def test_part1_first_letter():
-    counts = [0, 4410, 1306, 1542, 1690, 1531, 417, 669, 874, 591, 2422, 2963, 1572, 2538]  # of names by first letter
+    counts = [
+        0,
+        4410,
+        1306,
+        1542,
+        1690,
+        1531,
+        417,
+        669,
+        874,
+        591,
+        2422,
+        2963,
+        1572,
+        2538,
+    ]  # of names by first letter
     counts += [1146, 394, 515, 92, 1639, 2055, 1308, 78, 376, 307, 134, 535, 929]
     p = np.array(counts, np.float32)
     p /= p.sum()
-    assert TorchGenerator(2147483647).multinomial(p, 1, True, rule="2022").tolist() == [ord("m") - ord("a") + 1]
-    assert TorchGenerator(2147483647).multinomial(p, 1, True).tolist() == [ord("c") - ord("a") + 1]  # torch 2.13
+    assert TorchGenerator(2147483647).multinomial(p, 1, True, rule="2022").tolist() == [
+        ord("m") - ord("a") + 1
+    ]
+    assert TorchGenerator(2147483647).multinomial(p, 1, True).tolist() == [
+        ord("c") - ord("a") + 1
+    ]  # torch 2.13
 
 
 def test_part1_probabilities_of_an_untrained_network():
@@ -433,12 +531,15 @@ def test_part1_probabilities_of_an_untrained_network():
 
 def test_part1_loss_on_emma():
     losses = -np.log(softmax_of_emma()[range(5), [5, 13, 13, 1, 0]])
-    np.testing.assert_allclose(losses, [4.39927435, 4.01457071, 3.62340879, 2.60806680, 4.20120430], rtol=3e-7)
+    np.testing.assert_allclose(
+        losses, [4.39927435, 4.01457071, 3.62340879, 2.60806680, 4.20120430], rtol=3e-7
+    )
     np.testing.assert_allclose(losses.mean(), 3.7693049907684326, rtol=3e-7)
 
 
 def test_the_sampler_seed_of_makemore():
-    """What makemore.py draws before the first step with 32,033 names, seed 3407 and its default transformer."""
+    """What makemore.py draws before the first step with 32,033 names, seed 3407 and its default
+    transformer."""
     generator = TorchGenerator(3407)
     generator.randperm(32033)
     embedding_init(generator, 27, 64)

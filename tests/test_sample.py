@@ -14,7 +14,9 @@ KINDS = ["mlp", "mlp_makemore", "gru", "transformer", "bow"]
 
 
 def make(kind, seed=0, scale=1.0, block_size=8):
-    model = build(kind, Config(6, block_size, n_layer=1, n_embd=8, n_embd2=9, n_head=2), TorchGenerator(seed))
+    model = build(
+        kind, Config(6, block_size, n_layer=1, n_embd=8, n_embd2=9, n_head=2), TorchGenerator(seed)
+    )
     model.data[...] = np.random.default_rng(seed).standard_normal(model.data.size) * scale
     return model
 
@@ -38,9 +40,13 @@ class Never:
 @pytest.mark.parametrize("kind", BUILDERS)
 def test_the_same_seed_gives_the_same_words(kind):
     model = make(kind, scale=0.3)
-    first, again, other = (generate(model, VOCABULARY, TorchGenerator(s), 20, max_length=7) for s in (1, 1, 2))
+    first, again, other = (
+        generate(model, VOCABULARY, TorchGenerator(s), 20, max_length=7) for s in (1, 1, 2)
+    )
     assert first == again != other
-    assert len(first) == 20 and all(isinstance(word, str) and len(word) <= 7 and "." not in word for word in first)
+    assert len(first) == 20 and all(
+        isinstance(word, str) and len(word) <= 7 and "." not in word for word in first
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -52,7 +58,9 @@ def test_greedy_words_follow_the_likeliest_character_and_draw_nothing(kind):
             assert VOCABULARY.itos[next_logits(model, word[:t]).argmax()] == character
         assert len(word) == 7 or next_logits(model, word).argmax() == 0
         assert generate(model, VOCABULARY, Never(), 3, temperature=0, max_length=7) == [word] * 3
-        assert generate(model, VOCABULARY, TorchGenerator(0), 2, top_k=1, max_length=7) == [word] * 2
+        assert (
+            generate(model, VOCABULARY, TorchGenerator(0), 2, top_k=1, max_length=7) == [word] * 2
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -70,7 +78,8 @@ def test_a_prompt_begins_every_word_and_is_read(kind):
 def test_batches_do_not_change_what_is_likeliest(kind):
     model = make(kind)
     words = [
-        generate(model, VOCABULARY, Never(), 5, temperature=0, max_length=7, batch_size=b) for b in (None, 1, 2, 5, 9)
+        generate(model, VOCABULARY, Never(), 5, temperature=0, max_length=7, batch_size=b)
+        for b in (None, 1, 2, 5, 9)
     ]
     assert all(w == words[0] for w in words) and len(words[0]) == 5
 
@@ -83,7 +92,10 @@ def test_words_are_those_of_torch(temperature):
         generator = torch.Generator().manual_seed(5)
         words = [""] * batch
         for _ in range(7):
-            z = torch.from_numpy(np.stack([next_logits(model, word) for word in words])) / temperature
+            z = (
+                torch.from_numpy(np.stack([next_logits(model, word) for word in words]))
+                / temperature
+            )
             z[z < z.topk(top_k).values[:, [-1]]] = -torch.inf
             drawn = torch.multinomial(z.softmax(-1), 1, generator=generator)[:, 0].tolist()
             words = [word + VOCABULARY.itos[i] for word, i in zip(words, drawn, strict=True)]
@@ -115,7 +127,10 @@ def test_a_word_ends_with_its_end_or_at_its_longest():
     model = make("bigram")
     model.parameters()["logits.weight"][...] = [-1e3, 9, 1, 1, 1, 1]
     assert generate(model, VOCABULARY, TorchGenerator(0), 2, temperature=0) == ["a" * 7] * 2
-    assert generate(model, VOCABULARY, TorchGenerator(0), 2, temperature=0, max_length=3) == ["aaa"] * 2
+    assert (
+        generate(model, VOCABULARY, TorchGenerator(0), 2, temperature=0, max_length=3)
+        == ["aaa"] * 2
+    )
     model.parameters()["logits.weight"][1] = [9, 0, 0, 0, 0, 0]
     assert generate(model, VOCABULARY, TorchGenerator(0), 2, temperature=0) == ["a"] * 2
     assert generate(model, VOCABULARY, TorchGenerator(0), 0) == []
@@ -125,7 +140,9 @@ def test_drawing_ends_with_the_last_word_unless_all_is_to_be_drawn():
     model = make("bigram")
     model.parameters()["logits.weight"][...] = [9, -1e3, -1e3, -1e3, -1e3, -1e3]
     generators = TorchGenerator(0), TorchGenerator(0), TorchGenerator(0)
-    for generator, options in zip(generators, ({}, {"draw_all": True}, {"draw_all": True}), strict=True):
+    for generator, options in zip(
+        generators, ({}, {"draw_all": True}, {"draw_all": True}), strict=True
+    ):
         assert generate(model, VOCABULARY, generator, 3, **options) == [""] * 3
     states = [generator.state() for generator in generators]
     assert (states[0] != states[1]).any()
@@ -134,7 +151,9 @@ def test_drawing_ends_with_the_last_word_unless_all_is_to_be_drawn():
 
 def test_the_longest_word_of_a_model_with_positions_uses_all_of_them():
     model = make("transformer")
-    assert all(len(word) <= 8 for word in generate(model, VOCABULARY, TorchGenerator(0), 5, max_length=8))
+    assert all(
+        len(word) <= 8 for word in generate(model, VOCABULARY, TorchGenerator(0), 5, max_length=8)
+    )
     with pytest.raises(ValueError, match="8 positions"):
         generate(model, VOCABULARY, TorchGenerator(0), 50, max_length=9, draw_all=True)
 
@@ -164,4 +183,8 @@ def test_a_prompt_in_other_letters_is_an_error_that_names_them():
 
 def test_words_are_sorted_as_makemore_does():
     words = ["anna", "new", "bob", "carl", "anna"]
-    assert sort_by_novelty(words, ["anna", "carl"], ["bob", "carl"]) == (["anna", "carl", "anna"], ["bob"], ["new"])
+    assert sort_by_novelty(words, ["anna", "carl"], ["bob", "carl"]) == (
+        ["anna", "carl", "anna"],
+        ["bob"],
+        ["new"],
+    )

@@ -91,7 +91,9 @@ def test_evaluation_in_chunks_equals_evaluation_at_once(chunk):
 def test_evaluation_counts_every_target_once(chunk):
     x, y = build_sequences(WORDS, VOCABULARY, 16)
     y[3:6] = -1  # rows, and for a small chunk a chunk, without a target
-    model = build("rnn", Config(len(VOCABULARY), 16, n_embd=5, n_embd2=4, dtype="float64"), TorchGenerator(0))
+    model = build(
+        "rnn", Config(len(VOCABULARY), 16, n_embd=5, n_embd2=4, dtype="float64"), TorchGenerator(0)
+    )
     assert evaluate(model, x, y, chunk) == pytest.approx(model.loss(x, y), rel=1e-12)
 
 
@@ -109,7 +111,9 @@ def test_calibration_finds_mean_and_variance_of_the_whole_set(chunk, seed):
     assert model.data.tobytes() == before.tobytes()
     p = model.parameters()
     h = p["embedding.weight"][X].reshape(len(X), -1) @ p["hidden.weight"]
-    np.testing.assert_allclose(model.buffers()["norm.running_mean"], h.mean(0), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(
+        model.buffers()["norm.running_mean"], h.mean(0), rtol=1e-10, atol=1e-12
+    )
     np.testing.assert_allclose(model.buffers()["norm.running_var"], h.var(0, ddof=1), rtol=1e-10)
 
 
@@ -160,7 +164,9 @@ def test_counting_is_what_the_gradient_approaches():
     """On the data with every pair once more, which is what smoothing by one means."""
     x, y = build_sequences(WORDS, VOCABULARY, 16)
     V = len(VOCABULARY)
-    counted, trained = (build("bigram", Config(V, 16, dtype="float64"), TorchGenerator(0)) for _ in range(2))
+    counted, trained = (
+        build("bigram", Config(V, 16, dtype="float64"), TorchGenerator(0)) for _ in range(2)
+    )
     count_bigrams(counted, x, y)
     kept = y != -1
     pairs = np.indices((V, V)).reshape(2, -1)

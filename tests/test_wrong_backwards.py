@@ -1,4 +1,5 @@
-"""The tests are tested: the property rejects every wrong backward pass, and none that only looks wrong."""
+"""The tests are tested: the property rejects every wrong backward pass, and none that only looks
+wrong."""
 
 import collections
 

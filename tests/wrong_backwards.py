@@ -1,8 +1,10 @@
-"""The registry: wrong backward passes, each an edit of npnet's own source and the mistake a person makes that way.
+"""The registry: wrong backward passes, each an edit of npnet's own source and the mistake a person
+makes that way.
 
-`planted(wrong)` puts an edit into effect while it lasts: the function is compiled again from its edited source and
-takes the place of the original wherever that is called, in an operation, a layer or a model. An edit whose text no
-longer stands in its function is an error, so the registry cannot silently empty itself.
+`planted(wrong)` puts an edit into effect while it lasts: the function is compiled again from its
+edited source and takes the place of the original wherever that is called, in an operation, a layer
+or a model. An edit whose text no longer stands in its function is an error, so the registry cannot
+silently empty itself.
 """
 
 import importlib
@@ -23,7 +25,18 @@ ALL_CASES = {**CASES, **MODEL_CASES}
 MODULES = [
     importlib.import_module(f"npnet.{name}")
     for name in (
-        *(f"ops.{family}" for family in ("activation", "attention", "linear", "loss", "norm", "recurrent", "sequence")),
+        *(
+            f"ops.{family}"
+            for family in (
+                "activation",
+                "attention",
+                "linear",
+                "loss",
+                "norm",
+                "recurrent",
+                "sequence",
+            )
+        ),
         "layers",
         "models",
     )
@@ -54,7 +67,9 @@ def planted(wrong: Wrong) -> Iterator[None]:
     lines = textwrap.dedent(inspect.getsource(function)).splitlines(keepends=True)
     source = "".join(line for line in lines if not line.startswith("@"))
     if source.count(wrong.old) != 1:
-        raise LookupError(f"{wrong.name}: {wrong.old!r} has to stand once in {wrong.where}; update the registry")
+        raise LookupError(
+            f"{wrong.name}: {wrong.old!r} has to stand once in {wrong.where}; update the registry"
+        )
     source = source.replace(wrong.old, wrong.new)
     made: dict[str, Any] = {}
     for name in function.__code__.co_freevars:  # __class__, for super()
@@ -81,14 +96,21 @@ def find(where: str) -> Any:
 
 
 def rejection(wrong: Wrong, examples: int = 100, seed: int = 0) -> tuple[str, int]:
-    """The property's sentence against it, and after how many examples; ("", examples) where there is none.
+    """The property's sentence against it, and after how many examples; ("", examples) where there
+    is none.
 
-    The examples are random, and then the written edges, as the tests of the operations and the models have them.
+    The examples are random, and then the written edges, as the tests of the operations and the
+    models have them.
     """
     case: Case = ALL_CASES[wrong.case]
     rng = np.random.default_rng(seed)
     drawn = [case.example(rng) for _ in range(examples)]
-    edges = [case.plain(seed=k, **chosen) for name, _, chosen in EDGES if name == case.name for k in range(5)]
+    edges = [
+        case.plain(seed=k, **chosen)
+        for name, _, chosen in EDGES
+        if name == case.name
+        for k in range(5)
+    ]
     with planted(wrong):
         for k, example in enumerate([*drawn, *edges], 1):
             try:
@@ -117,9 +139,12 @@ STATE = "stale state or a result not placed"
 
 
 def of(case: str, *rows: tuple[str, str, str, str, str, str]) -> tuple[Wrong, ...]:
-    """Rows are (kind, says, where, old, new, mistake); where "backward" and "forward" stand for the operation's own."""
+    """Rows are (kind, says, where, old, new, mistake); where "backward" and "forward" stand for the
+    operation's own."""
     own = {"backward": f"{case}_backward", "forward": case}
-    return tuple(Wrong(case, kind, says, own.get(where, where), *edit) for kind, says, where, *edit in rows)
+    return tuple(
+        Wrong(case, kind, says, own.get(where, where), *edit) for kind, says, where, *edit in rows
+    )
 
 
 WRONG: tuple[Wrong, ...] = (

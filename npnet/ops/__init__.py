@@ -3,14 +3,14 @@
     y, cache = name(inputs..., options)
     gradients = name_backward(dy, cache)
 
-One gradient for each floating input, in argument order: an array where there is one input, else a tuple. `d<name>` is
-the gradient of the loss with respect to `<name>` and has its shape. Results are fresh arrays and nothing of the
-caller's is modified; `y` may be part of the cache. The dtype of the input is the dtype of everything. Where a backward
-takes `out`, it is a tuple of arrays (one array for embedding) in which the gradients of the parameters are to be
-placed.
+One gradient for each floating input, in argument order: an array where there is one input, else a
+tuple. `d<name>` is the gradient of the loss with respect to `<name>` and has its shape. Results are
+fresh arrays and nothing of the caller's is modified; `y` may be part of the cache. The dtype of the
+input is the dtype of everything. Where a backward takes `out`, it is a tuple of arrays (one array
+for embedding) in which the gradients of the parameters are to be placed.
 
-Sizes: B batch, T time, C channels, V vocabulary, H hidden, N all leading axes together.
-Left out on purpose: convolution, pooling, broadcasting of operands, and any graph that differentiates itself.
+Sizes: B batch, T time, C channels, V vocabulary, H hidden, N all leading axes together. Left out on
+purpose: convolution, pooling, broadcasting of operands, and any graph that differentiates itself.
 """
 
 from npnet.ops.activation import (
@@ -41,6 +41,11 @@ from npnet.ops.norm import (
     rms_norm_backward,
 )
 from npnet.ops.recurrent import gru, gru_backward, lstm, lstm_backward, rnn, rnn_backward
-from npnet.ops.sequence import causal_mean, causal_mean_backward, flatten_consecutive, flatten_consecutive_backward
+from npnet.ops.sequence import (
+    causal_mean,
+    causal_mean_backward,
+    flatten_consecutive,
+    flatten_consecutive_backward,
+)
 
 __all__ = [name for name in dir() if not name.startswith("_") and callable(globals()[name])]

@@ -1,4 +1,5 @@
-"""Elementwise functions, softmax over the last axis, and dropout. Every shape is free: x (...) -> y (...)."""
+"""Elementwise functions, softmax over the last axis, and dropout. Every shape is free: x (...) -> y
+(...)."""
 
 import math
 
@@ -18,9 +19,9 @@ def tanh(x):
 def tanh_backward(dy, cache):
     """dx = dy (1 - y^2).
 
-    tanh = sinh/cosh, and the quotient rule gives (cosh^2 - sinh^2)/cosh^2 = 1 - tanh^2: the result is enough, x is not
-    kept. PyTorch's vectorised kernel rounds 1 - y*y once (a fused multiply-add), so the last bit may differ from its
-    gradient.
+    tanh = sinh/cosh, and the quotient rule gives (cosh^2 - sinh^2)/cosh^2 = 1 - tanh^2: the result
+    is enough, x is not kept. PyTorch's vectorised kernel rounds 1 - y*y once (a fused
+    multiply-add), so the last bit may differ from its gradient.
     """
     (y,) = cache
     dx = y * y
@@ -38,7 +39,8 @@ def relu(x):
 def relu_backward(dy, cache):
     """dx = dy where x > 0, else 0.
 
-    The slope is 1 on the right and 0 on the left. At the tie x = 0 any slope between would do; 0 is PyTorch's choice.
+    The slope is 1 on the right and 0 on the left. At the tie x = 0 any slope between would do; 0 is
+    PyTorch's choice.
     """
     (y,) = cache
     return dy * (y > 0)
@@ -60,7 +62,8 @@ def sigmoid(x):
 def sigmoid_backward(dy, cache):
     """dx = dy y (1 - y).
 
-    y = 1/u with u = 1 + exp(-x): dy/dx = (-1/u^2)(-exp(-x)) = y^2 (u - 1) = y^2 (1/y - 1) = y (1 - y).
+    y = 1/u with u = 1 + exp(-x): dy/dx = (-1/u^2)(-exp(-x)) = y^2 (u - 1) = y^2 (1/y - 1) = y (1 -
+    y).
     """
     (y,) = cache
     dx = 1 - y
@@ -72,8 +75,9 @@ def sigmoid_backward(dy, cache):
 def gelu(x, approximate="tanh"):
     """y = x s(x), where s is the normal distribution function (Hendrycks and Gimpel, 2016).
 
-    approximate="tanh": s = (1 + tanh(u)) / 2 with u = sqrt(2/pi) (x + 0.044715 x^3), as GPT-2 has it.
-    approximate="none": s = erfc(-x / sqrt(2)) / 2, exact; one call of math.erfc an element, so it is slow.
+    approximate="tanh": s = (1 + tanh(u)) / 2 with u = sqrt(2/pi) (x + 0.044715 x^3), as GPT-2 has
+    it. approximate="none": s = erfc(-x / sqrt(2)) / 2, exact; one call of math.erfc an element, so
+    it is slow.
     """
     if approximate == "tanh":
         s = x * x
@@ -94,9 +98,9 @@ def gelu(x, approximate="tanh"):
 def gelu_backward(dy, cache):
     """dx = dy (s + x s').
 
-    The product rule on x s(x). For the tanh form (1 + tanh u)/2 = sigmoid(2u), so ds/du = 2 s (1 - s) and
-    s' = 2 s (1 - s) sqrt(2/pi) (1 + 3 * 0.044715 x^2). For the exact form s' is the normal density,
-    exp(-x^2/2) / sqrt(2 pi).
+    The product rule on x s(x). For the tanh form (1 + tanh u)/2 = sigmoid(2u), so ds/du = 2 s (1 -
+    s) and s' = 2 s (1 - s) sqrt(2/pi) (1 + 3 * 0.044715 x^2). For the exact form s' is the normal
+    density, exp(-x^2/2) / sqrt(2 pi).
     """
     x, s, approximate = cache
     slope = x * x
@@ -117,7 +121,8 @@ def gelu_backward(dy, cache):
 
 
 def softmax(x):
-    """y = exp(x) / sum(exp(x)) over the last axis; the row maximum is subtracted first, so that exp cannot overflow."""
+    """y = exp(x) / sum(exp(x)) over the last axis; the row maximum is subtracted first, so that exp
+    cannot overflow."""
     y = x - x.max(axis=-1, keepdims=True)
     np.exp(y, out=y)
     y /= y.sum(axis=-1, keepdims=True)
@@ -127,9 +132,10 @@ def softmax(x):
 def softmax_backward(dy, cache):
     """dx = y (dy - sum(dy y)), the sum over the last axis.
 
-    dy_i/dx_j = y_i ([i == j] - y_j): raising x_j raises its own numerator and everyone's denominator. Summed against
-    dy: dx_j = sum_i dy_i y_i ([i == j] - y_j) = y_j (dy_j - sum_i dy_i y_i). Adding a constant to x changes nothing, so
-    each row of dx adds up to 0, and the subtracted maximum needs no gradient of its own.
+    dy_i/dx_j = y_i ([i == j] - y_j): raising x_j raises its own numerator and everyone's
+    denominator. Summed against dy: dx_j = sum_i dy_i y_i ([i == j] - y_j) = y_j (dy_j - sum_i dy_i
+    y_i). Adding a constant to x changes nothing, so each row of dx adds up to 0, and the subtracted
+    maximum needs no gradient of its own.
     """
     (y,) = cache
     dx = dy - np.vecdot(dy, y)[..., None]
@@ -138,10 +144,12 @@ def softmax_backward(dy, cache):
 
 
 def dropout(x, p, generator):
-    """Inverted dropout (Srivastava et al., 2014): y = x m / (1 - p), where each m is 1 with probability 1 - p, else 0.
+    """Inverted dropout (Srivastava et al., 2014): y = x m / (1 - p), where each m is 1 with
+    probability 1 - p, else 0.
 
-    The mask is drawn from `generator`, an npnet.random.TorchGenerator: one `rand` an element, kept where it is >= p.
-    Dividing by 1 - p here keeps the mean, so that evaluation needs no scaling. p in [0, 1), else ValueError.
+    The mask is drawn from `generator`, an npnet.random.TorchGenerator: one `rand` an element, kept
+    where it is >= p. Dividing by 1 - p here keeps the mean, so that evaluation needs no scaling. p
+    in [0, 1), else ValueError.
     """
     if not 0 <= p < 1:
         raise ValueError(f"dropout: p must be in [0, 1), got {p}")
@@ -151,6 +159,7 @@ def dropout(x, p, generator):
 
 
 def dropout_backward(dy, cache):
-    """dx = dy m / (1 - p): y is x times a constant that was drawn, so the gradient passes through the same constant."""
+    """dx = dy m / (1 - p): y is x times a constant that was drawn, so the gradient passes through
+    the same constant."""
     (mask,) = cache
     return dy * mask

@@ -4,16 +4,18 @@ import math
 
 import numpy as np
 
-# exp of a score this size, and the sum of many, is far from overflow and underflow in float32; the row maximum, the
-# dearest part of a softmax over short rows, is then not needed.
+# exp of a score this size, and the sum of many, is far from overflow and underflow in float32; the
+# row maximum, the dearest part of a softmax over short rows, is then not needed.
 _SAFE_SCORE = 60
 
 
 def causal_attention(qkv, n_head):
-    """Each position averages the values of itself and the positions before it (Vaswani et al., 2017).
+    """Each position averages the values of itself and the positions before it (Vaswani et al.,
+    2017).
 
-    qkv (..., T, 3C): queries, keys and values side by side, each cut into n_head heads of D = C / n_head channels -> y
-    (..., T, C). In each head, with s = q @ k^T / sqrt(D) (T, T) and the entries above the diagonal left out:
+    qkv (..., T, 3C): queries, keys and values side by side, each cut into n_head heads of D = C /
+    n_head channels -> y (..., T, C). In each head, with s = q @ k^T / sqrt(D) (T, T) and the
+    entries above the diagonal left out:
         p = softmax(s),  y = p @ v,
     and the heads' y stand side by side again. C must be a multiple of n_head >= 1, else ValueError.
     """
@@ -49,7 +51,8 @@ def causal_attention_backward(dy, cache):
 
     Read the forward upwards, head by head:
         y = p @ v           dv = p^T @ dy,  dp = dy @ v^T
-        p = softmax(s)      ds = p (dp - sum(dp p)): softmax's backward; p is 0 above the diagonal, and so is ds
+        p = softmax(s)      ds = p (dp - sum(dp p)): softmax's backward; p is 0 above the diagonal,
+                            and so is ds
         s = q @ k^T a       dq = a ds @ k,  dk = a ds^T @ q,  with a = 1 / sqrt(D)
     The three are written straight into their places in dqkv.
     """

@@ -1,7 +1,7 @@
 """Embedding and linear: the two operations that hold most of a network's parameters.
 
-Both end in a sum over every row of the batch. It is written as a matrix product, which NumPy hands to BLAS: `dy.sum(0)`
-and `np.add.at` give the same numbers several times slower at these sizes.
+Both end in a sum over every row of the batch. It is written as a matrix product, which NumPy hands
+to BLAS: `dy.sum(0)` and `np.add.at` give the same numbers several times slower at these sizes.
 """
 
 import numpy as np
@@ -13,24 +13,26 @@ _ONE_HOT_ROWS = 512
 def embedding(ids, table):
     """Look up rows: y[..., :] = table[ids[...], :].
 
-    ids (...,) integers in [0, V), table (V, C) -> y (..., C). An id outside is a ValueError: NumPy alone would count a
-    negative one from the end.
+    ids (...,) integers in [0, V), table (V, C) -> y (..., C). An id outside is a ValueError: NumPy
+    alone would count a negative one from the end.
     """
     try:
         if np.minimum.reduce(ids, axis=None, initial=0) < 0:
             raise IndexError
         y = table.take(ids, axis=0)
     except (IndexError, TypeError):
-        raise ValueError(f"embedding: ids must be integers from 0 to {len(table) - 1}, got {_range(ids)}") from None
+        raise ValueError(
+            f"embedding: ids must be integers from 0 to {len(table) - 1}, got {_range(ids)}"
+        ) from None
     return y, (ids, table.shape)
 
 
 def embedding_backward(dy, cache, out=None):
     """dy (..., C) -> dtable (V, C).
 
-    y[n] = table[ids[n]], so table[v] reaches the loss through every n with ids[n] == v, and its gradients add up:
-    dtable[v] = sum_n [ids[n] == v] dy[n], which is onehot^T @ dy. A row that no id names gets exactly zero.
-    `dtable[ids] += dy` would keep only one of the repeated rows.
+    y[n] = table[ids[n]], so table[v] reaches the loss through every n with ids[n] == v, and its
+    gradients add up: dtable[v] = sum_n [ids[n] == v] dy[n], which is onehot^T @ dy. A row that no
+    id names gets exactly zero. `dtable[ids] += dy` would keep only one of the repeated rows.
     """
     ids, (V, C) = cache
     ids = ids.reshape(-1)
@@ -47,8 +49,9 @@ def embedding_backward(dy, cache, out=None):
 def linear(x, w, b=None):
     """y = x @ w + b.
 
-    x (..., I), w (I, O), b (O,) or None -> y (..., O). Leading axes are flattened into one, so that any of them costs a
-    single matrix product. The weight is (fan_in, fan_out), the transpose of torch.nn.Linear's.
+    x (..., I), w (I, O), b (O,) or None -> y (..., O). Leading axes are flattened into one, so that
+    any of them costs a single matrix product. The weight is (fan_in, fan_out), the transpose of
+    torch.nn.Linear's.
     """
     rows = x.reshape(-1, x.shape[-1])
     y = rows @ w
@@ -58,10 +61,11 @@ def linear(x, w, b=None):
 
 
 def linear_backward(dy, cache, out=None):
-    """dy (..., O) -> dx (..., I), dw (I, O) and, with a bias, db (O,). `out` places (dw, db), or (dw,) without a bias.
+    """dy (..., O) -> dx (..., I), dw (I, O) and, with a bias, db (O,). `out` places (dw, db), or
+    (dw,) without a bias.
 
-    Element by element y[n, o] = sum_i x[n, i] w[i, o] + b[o]. Each factor's gradient is dy times the other factor,
-    summed over the index that the factor does not have:
+    Element by element y[n, o] = sum_i x[n, i] w[i, o] + b[o]. Each factor's gradient is dy times
+    the other factor, summed over the index that the factor does not have:
         dx[n, i] = sum_o dy[n, o] w[i, o]      = dy @ w^T
         dw[i, o] = sum_n x[n, i] dy[n, o]      = x^T @ dy
         db[o]    = sum_n dy[n, o]              = ones @ dy

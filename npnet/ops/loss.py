@@ -4,27 +4,38 @@ import numpy as np
 
 
 def cross_entropy(logits, targets, ignore_index=-1):
-    """Mean negative log-likelihood in nats: loss = mean over n of (log sum_v exp(z[n, v]) - z[n, targets[n]]).
+    """Mean negative log-likelihood in nats: loss = mean over n of (log sum_v exp(z[n, v]) - z[n,
+    targets[n]]).
 
-    logits z (..., V), targets (...) integers in [0, V), or `ignore_index` where a position does not count -> loss, a
-    scalar of the logits' dtype. The mean is over the positions that count; if there is none, or a target is out of
-    range, ValueError. The row maximum is subtracted before exp, which changes nothing in exact arithmetic and cannot
-    overflow.
+    logits z (..., V), targets (...) integers in [0, V), or `ignore_index` where a position does not
+    count -> loss, a scalar of the logits' dtype. The mean is over the positions that count; if
+    there is none, or a target is out of range, ValueError. The row maximum is subtracted before
+    exp, which changes nothing in exact arithmetic and cannot overflow.
     """
     V = logits.shape[-1]
     targets = targets.reshape(-1)
     ignored = targets == ignore_index
     n = len(targets) - int(np.count_nonzero(ignored))
     if n == 0:
-        raise ValueError(f"cross_entropy: every target is {ignore_index}, so there is nothing to average")
+        raise ValueError(
+            f"cross_entropy: every target is {ignore_index}, so there is nothing to average"
+        )
     if n < len(targets):
         targets = np.where(ignored, 0, targets)
     else:
         ignored = None
-    if targets.dtype.kind not in "iu" or np.minimum.reduce(targets) < 0 or np.maximum.reduce(targets) >= V:
-        raise ValueError(f"cross_entropy: targets must be integers from 0 to {V - 1}, or {ignore_index} to be ignored")
+    if (
+        targets.dtype.kind not in "iu"
+        or np.minimum.reduce(targets) < 0
+        or np.maximum.reduce(targets) >= V
+    ):
+        raise ValueError(
+            f"cross_entropy: targets must be integers from 0 to {V - 1}, or {ignore_index} to be ignored"
+        )
     z = logits.reshape(-1, V)
-    z = z - np.maximum.reduce(z.T.copy(), axis=0)[:, None]  # V is short, and a maximum is fast along a long axis
+    z = (
+        z - np.maximum.reduce(z.T.copy(), axis=0)[:, None]
+    )  # V is short, and a maximum is fast along a long axis
     rows = np.arange(len(targets))
     target_z = z[rows, targets]
     p = np.exp(z, out=z)
@@ -38,10 +49,12 @@ def cross_entropy(logits, targets, ignore_index=-1):
 
 
 def cross_entropy_backward(dloss, cache):
-    """dloss, a scalar -> dlogits (..., V) = dloss / n (p - onehot(targets)), and 0 at ignored positions.
+    """dloss, a scalar -> dlogits (..., V) = dloss / n (p - onehot(targets)), and 0 at ignored
+    positions.
 
-    For one position loss = log sum_v exp(z_v) - z_t. The first term's derivative by z_v is exp(z_v) / sum exp = p_v,
-    the second's is -1 at v = t: what the model believed minus what was true. Each row adds up to 0.
+    For one position loss = log sum_v exp(z_v) - z_t. The first term's derivative by z_v is exp(z_v)
+    / sum exp = p_v, the second's is -1 at v = t: what the model believed minus what was true. Each
+    row adds up to 0.
     """
     p, rows, targets, ignored, n, shape = cache
     scale = p.dtype.type(dloss) / n

@@ -1,30 +1,36 @@
-"""Normalisations: batch norm over everything but the channels, layer norm and rms norm over the channels.
+"""Normalisations: batch norm over everything but the channels, layer norm and rms norm over the
+channels.
 
 x (..., C), gain (C,), bias (C,) -> y (..., C). Means are products with a vector of ones, which
 BLAS adds faster than `mean` does.
 
-All three backward passes have one shape. With xhat = (x - mean) inv and g = dy * gain, the gradient of xhat, x reaches
-the loss directly, through the mean and through the variance:
+All three backward passes have one shape. With xhat = (x - mean) inv and g = dy * gain, the gradient
+of xhat, x reaches the loss directly, through the mean and through the variance:
     dx = inv (g  -  mean(g)  -  xhat mean(g xhat)).
-The second term is there because the mean moves with every x, the third because the scale does; without a subtracted
-mean (rms norm) the second goes, and with the unbiased variance the last mean divides by n - 1.
+The second term is there because the mean moves with every x, the third because the scale does;
+without a subtracted mean (rms norm) the second goes, and with the unbiased variance the last mean
+divides by n - 1.
 """
 
 import numpy as np
 
 
 def batch_norm(x, gain, bias, eps=1e-5, unbiased=True):
-    """y = gain (x - mean) / sqrt(var + eps) + bias, mean and var over the n rows (Ioffe and Szegedy, 2015).
+    """y = gain (x - mean) / sqrt(var + eps) + bias, mean and var over the n rows (Ioffe and
+    Szegedy, 2015).
 
-    x (..., C), gain (C,), bias (C,) -> y (..., C). unbiased=True divides the squares by n - 1 (Bessel), as the notebook
-    has it; False divides by n, as torch.nn.BatchNorm1d normalises. n = 1 has no variance: ValueError. For running
-    statistics the last two entries of the cache are the batch's mean and its unbiased variance, both (C,).
+    x (..., C), gain (C,), bias (C,) -> y (..., C). unbiased=True divides the squares by n - 1
+    (Bessel), as the notebook has it; False divides by n, as torch.nn.BatchNorm1d normalises. n = 1
+    has no variance: ValueError. For running statistics the last two entries of the cache are the
+    batch's mean and its unbiased variance, both (C,).
     """
     C = x.shape[-1]
     rows = x.reshape(-1, C)
     n = len(rows)
     if n < 2:
-        raise ValueError(f"batch_norm: a batch of {n} has no variance; training needs at least 2 rows")
+        raise ValueError(
+            f"batch_norm: a batch of {n} has no variance; training needs at least 2 rows"
+        )
     ones = np.ones(n, x.dtype)
     mean = ones @ rows
     mean /= n
@@ -44,11 +50,13 @@ def batch_norm(x, gain, bias, eps=1e-5, unbiased=True):
 def batch_norm_backward(dy, cache, out=None):
     """dy (..., C) -> dx (..., C), dgain (C,), dbias (C,). `out` places (dgain, dbias).
 
-    y = gain xhat + bias gives dbias = sum dy, dgain = sum dy xhat, g = dxhat = dy gain. Then xhat = (x - mean) inv:
-        dinv  = sum g (x - mean),  dvar = -inv^3 / 2 dinv            since inv = (var + eps)^(-1/2)
-        dvar reaches x[i] as 2 (x[i] - mean) / divisor               var = sum (x - mean)^2 / divisor
-        the mean reaches it as -sum(g) inv / n                       (through var it does not: sum (x - mean) = 0)
-    so  dx = inv (g - sum(g)/n - xhat sum(g xhat)/divisor) = gain inv (dy - dbias/n - xhat dgain/divisor).
+    y = gain xhat + bias gives dbias = sum dy, dgain = sum dy xhat, g = dxhat = dy gain. Then xhat =
+    (x - mean) inv:
+        dinv  = sum g (x - mean),  dvar = -inv^3 / 2 dinv       since inv = (var + eps)^(-1/2)
+        dvar reaches x[i] as 2 (x[i] - mean) / divisor          since var = sum (x - mean)^2 / divisor
+        the mean reaches it as -sum(g) inv / n                  (not through var: sum (x - mean) = 0)
+    so  dx = inv (g - sum(g)/n - xhat sum(g xhat)/divisor) = gain inv (dy - dbias/n - xhat
+        dgain/divisor).
     """
     xhat, gain, inv, divisor, _, _ = cache
     shape = dy.shape
@@ -65,7 +73,8 @@ def batch_norm_backward(dy, cache, out=None):
 
 
 def batch_norm_inference(x, gain, bias, mean, var, eps=1e-5):
-    """y = gain (x - mean) / sqrt(var + eps) + bias with given statistics, not the batch's: mean (C,), var (C,)."""
+    """y = gain (x - mean) / sqrt(var + eps) + bias with given statistics, not the batch's: mean
+    (C,), var (C,)."""
     inv = var + eps
     np.sqrt(inv, out=inv)
     np.reciprocal(inv, out=inv)
@@ -79,8 +88,9 @@ def batch_norm_inference(x, gain, bias, mean, var, eps=1e-5):
 def batch_norm_inference_backward(dy, cache):
     """dy (..., C) -> dx (..., C), dgain (C,), dbias (C,), dmean (C,), dvar (C,).
 
-    With fixed statistics y is a line in x, slope gain inv, so dx = dy gain inv; the mean enters with the opposite sign
-    and is shared by every row; inv = (var + eps)^(-1/2) has slope -inv^3 / 2, and (x - mean) inv^3 = xhat inv^2.
+    With fixed statistics y is a line in x, slope gain inv, so dx = dy gain inv; the mean enters
+    with the opposite sign and is shared by every row; inv = (var + eps)^(-1/2) has slope -inv^3 /
+    2, and (x - mean) inv^3 = xhat inv^2.
     """
     xhat, gain, inv = cache
     C = len(gain)
@@ -93,7 +103,8 @@ def batch_norm_inference_backward(dy, cache):
 
 
 def layer_norm(x, gain, bias, eps=1e-5):
-    """y = gain (x - mean) / sqrt(var + eps) + bias, mean and biased var over each row's channels (Ba et al., 2016).
+    """y = gain (x - mean) / sqrt(var + eps) + bias, mean and biased var over each row's channels
+    (Ba et al., 2016).
 
     x (..., C), gain (C,), bias (C,) -> y (..., C).
     """
@@ -112,9 +123,9 @@ def layer_norm(x, gain, bias, eps=1e-5):
 def layer_norm_backward(dy, cache, out=None):
     """dy (..., C) -> dx (..., C), dgain (C,), dbias (C,). `out` places (dgain, dbias).
 
-    dgain = sum dy xhat and dbias = sum dy over the rows, which share them. Within a row g = dy gain is the gradient of
-    xhat, and dx = inv (g - mean(g) - xhat mean(g xhat)): batch norm's derivation with the channels of one row in the
-    place of the batch.
+    dgain = sum dy xhat and dbias = sum dy over the rows, which share them. Within a row g = dy gain
+    is the gradient of xhat, and dx = inv (g - mean(g) - xhat mean(g xhat)): batch norm's derivation
+    with the channels of one row in the place of the batch.
     """
     xhat, gain, inv = cache
     shape = dy.shape
@@ -135,9 +146,11 @@ def layer_norm_backward(dy, cache, out=None):
 
 
 def rms_norm(x, gain=None, eps=1e-5):
-    """y = gain x / sqrt(mean(x^2) + eps), the mean over the channels of each row (Zhang and Sennrich, 2019).
+    """y = gain x / sqrt(mean(x^2) + eps), the mean over the channels of each row (Zhang and
+    Sennrich, 2019).
 
-    x (..., C), gain (C,) or None for none -> y (..., C). Nothing is subtracted and there is no bias.
+    x (..., C), gain (C,) or None for none -> y (..., C). Nothing is subtracted and there is no
+    bias.
     """
     rows = x.reshape(-1, x.shape[-1])
     inv = _inverse_rms(rows, eps)
@@ -149,8 +162,9 @@ def rms_norm(x, gain=None, eps=1e-5):
 def rms_norm_backward(dy, cache, out=None):
     """dy (..., C) -> dx (..., C), and dgain (C,) if there is a gain. `out` places (dgain,).
 
-    xhat = x inv with inv = (mean(x^2) + eps)^(-1/2). x acts directly, slope inv, and through inv: dinv = sum g x, and
-    dinv/dx[i] = -inv^3 x[i] / C. Together dx = inv g - inv^3 x sum(g x)/C = inv (g - xhat mean(g xhat)).
+    xhat = x inv with inv = (mean(x^2) + eps)^(-1/2). x acts directly, slope inv, and through inv:
+    dinv = sum g x, and dinv/dx[i] = -inv^3 x[i] / C. Together dx = inv g - inv^3 x sum(g x)/C = inv
+    (g - xhat mean(g xhat)).
     """
     xhat, gain, inv = cache
     shape = dy.shape

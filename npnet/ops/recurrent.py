@@ -1,12 +1,14 @@
-"""Recurrent cells unrolled over time, with the gradient through time and into the learned initial state.
+"""Recurrent cells unrolled over time, with the gradient through time and into the learned initial
+state.
 
-x (..., T, C) -> h (..., T, H); the initial state is (H,), shared by every sequence of the batch, or (B, H), one for
-each. A gate's weight multiplies [x_t, h_{t-1}] side by side, so w is (C + H, gates * H): its first C rows read the
-input, the last H rows the state. The input's part of every product is one large product before the loop; only the
-state's part is inside it.
+x (..., T, C) -> h (..., T, H); the initial state is (H,), shared by every sequence of the batch, or
+(B, H), one for each. A gate's weight multiplies [x_t, h_{t-1}] side by side, so w is (C + H, gates
+* H): its first C rows read the input, the last H rows the state. The input's part of every product
+is one large product before the loop; only the state's part is inside it.
 
-All backward passes run the loop from the last step to the first. dh, the gradient of h_t, has two sources: the output
-at t, and everything that came after, handed down as the gradient of the next step's h_{t-1}.
+All backward passes run the loop from the last step to the first. dh, the gradient of h_t, has two
+sources: the output at t, and everything that came after, handed down as the gradient of the next
+step's h_{t-1}.
 """
 
 import numpy as np
@@ -30,9 +32,9 @@ def rnn(x, h0, w, b):
 def rnn_backward(dy, cache):
     """dy (..., T, H) -> dx (..., T, C), dh0 (H,), dw (C + H, H), db (H,).
 
-    At each t: dh = dy_t + (what step t + 1 hands down), da = dh (1 - h_t^2) through the tanh, and da @ w_h^T is handed
-    down. w, b and h0 are used at every step or by every sequence, so their gradients are sums: linear's backward on all
-    steps at once.
+    At each t: dh = dy_t + (what step t + 1 hands down), da = dh (1 - h_t^2) through the tanh, and
+    da @ w_h^T is handed down. w, b and h0 are used at every step or by every sequence, so their
+    gradients are sums: linear's backward on all steps at once.
     """
     xt, h, w, shape, state_ndim = cache
     dy = _time_first(dy)
@@ -57,8 +59,8 @@ def gru(x, h0, w, b):
         c = tanh([x_t, r h_{t-1}] w_c + b_c)           the candidate
         h_t = (1 - z) h_{t-1} + z c
 
-    x (..., T, C), h0 (H,), w (C + H, 3H) with the columns of z, r, c in this order, b (3H,) -> h (..., T, H).
-    torch.nn.GRU differs: it applies r after the product, and its z is our 1 - z.
+    x (..., T, C), h0 (H,), w (C + H, 3H) with the columns of z, r, c in this order, b (3H,) -> h
+    (..., T, H). torch.nn.GRU differs: it applies r after the product, and its z is our 1 - z.
     """
     xt, a, h = _unroll(x, h0, w, b)
     H = h.shape[-1]
@@ -86,7 +88,8 @@ def gru_backward(dy, cache):
         dz = dh (c - p),  dc = dh z,  dp = dh (1 - z)
         da_c = dc (1 - c^2);   d(r p) = da_c @ w_c^T;   dr = d(r p) p;   dp += d(r p) r
         da_z = dz z (1 - z);   da_r = dr r (1 - r);     dp += [da_z, da_r] @ [w_z, w_r]^T
-    p is used in four places, so four terms add up. w_c's state rows met r p where the other gates' met p.
+    p is used in four places, so four terms add up. w_c's state rows met r p where the other gates'
+    met p.
     """
     xt, gates, h, reset, w, shape, state_ndim = cache
     dy = _time_first(dy)
@@ -117,15 +120,17 @@ def gru_backward(dy, cache):
 
 
 def lstm(x, h0, c0, w, b):
-    """Long short-term memory (Hochreiter and Schmidhuber, 1997; the gates of Graves, 2014, without peepholes).
+    """Long short-term memory (Hochreiter and Schmidhuber, 1997; the gates of Graves, 2014, without
+    peepholes).
 
-        i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o),  g = tanh(a_g),  where a = [x_t, h_{t-1}] @ w + b
+        a = [x_t, h_{t-1}] @ w + b
+        i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o),  g = tanh(a_g)
         c_t = f c_{t-1} + i g        the cell
         h_t = o tanh(c_t)
 
-    x (..., T, C), h0 (H,), c0 (H,), w (C + H, 4H) with the columns of i, f, g, o in this order (torch.nn.LSTM's),
-    b (4H,) -> h (..., T, H). torch.nn.LSTM has two biases, whose sum is b. The cache ends with the cells c_0 .. c_T,
-    (T + 1, B, H).
+    x (..., T, C), h0 (H,), c0 (H,), w (C + H, 4H) with the columns of i, f, g, o in this order
+    (torch.nn.LSTM's), b (4H,) -> h (..., T, H). torch.nn.LSTM has two biases, whose sum is b. The
+    cache ends with the cells c_0 .. c_T, (T + 1, B, H).
     """
     xt, a, h = _unroll(x, h0, w, b)
     H = h.shape[-1]
@@ -183,7 +188,8 @@ def lstm_backward(dy, cache):
 
 
 def _time_first(x):
-    """(..., T, C) -> a contiguous (T, B, C), all leading axes in B: each step of the loop reads one block of memory."""
+    """(..., T, C) -> a contiguous (T, B, C), all leading axes in B: each step of the loop reads one
+    block of memory."""
     x = x.reshape(-1, *x.shape[-2:])
     return np.ascontiguousarray(x.swapaxes(0, 1))
 
@@ -207,7 +213,8 @@ def _state_gradient(d, ndim):
 
 
 def _slopes(gates, H):
-    """The slope of every gate at every step, from its value y: y (1 - y), but 1 - y^2 for the third, the tanh."""
+    """The slope of every gate at every step, from its value y: y (1 - y), but 1 - y^2 for the
+    third, the tanh."""
     slope = 1 - gates
     slope *= gates
     c = gates[..., 2 * H : 3 * H]
@@ -216,7 +223,8 @@ def _slopes(gates, H):
 
 
 def _unroll(x, h0, w, b):
-    """x time first, a[t] = x_t @ w_x + b for every step, and room for h_0 .. h_T with h_0 in place."""
+    """x time first, a[t] = x_t @ w_x + b for every step, and room for h_0 .. h_T with h_0 in
+    place."""
     xt = _time_first(x)
     T, B, C = xt.shape
     a = (_rows(xt) @ w[:C]).reshape(T, B, -1)
@@ -227,8 +235,8 @@ def _unroll(x, h0, w, b):
 
 
 def _through_input(da, xt, h_before, w, shape):
-    """linear's backward for a = [x, h_before] @ w + b at every step at once -> dx, dw, db; the state's gradient is the
-    loop's."""
+    """linear's backward for a = [x, h_before] @ w + b at every step at once -> dx, dw, db; the
+    state's gradient is the loop's."""
     C = xt.shape[-1]
     rows = _rows(da)
     dw = np.empty_like(w)
