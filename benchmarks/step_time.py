@@ -43,7 +43,7 @@ N_BATCHES = 64
 
 def npnet_step(row, run, batches):
     """npnet's own training loop, a step at a time."""
-    steps = train.run(run.model, cycle(batches), run.optimizer, run.schedule, 1 << 62)
+    steps = train.loop(run.model, cycle(batches), run.optimizer, run.schedule, 1 << 62)
     return lambda: next(steps)
 
 
@@ -335,7 +335,10 @@ def python(*arguments):
 
 def import_time(statement, before=""):
     """Median milliseconds of `statement` in fresh processes in which `before` has been run."""
-    code = f"from time import perf_counter as now; {before}\nstart = now(); {statement}; print(now() - start)"
+    code = (
+        f"from time import perf_counter as now; {before}\n"
+        f"start = now(); {statement}; print(now() - start)"
+    )
     return median(float(python("-c", code)) for _ in range(5)) * 1e3
 
 

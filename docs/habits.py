@@ -201,9 +201,8 @@ def main(examples: int) -> None:
         print(
             f"| {kind} | {count} | {' | '.join(str(column[kind]) for column in caught.values())} |"
         )
-    print(
-        f"| **caught** | **{all_of.total()}** | {' | '.join(f'**{column.total()}**' for column in caught.values())} |"
-    )
+    totals = " | ".join(f"**{column.total()}**" for column in caught.values())
+    print(f"| **caught** | **{all_of.total()}** | {totals} |")
 
 
 if __name__ == "__main__":

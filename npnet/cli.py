@@ -215,7 +215,8 @@ def _train(args):
     }
     if start > preset.last:
         raise ValueError(
-            f"--max-steps {preset.last} lies before step {start}, which the run in {args.work_dir} has reached"
+            f"--max-steps {preset.last} lies before step {start}, "
+            f"which the run in {args.work_dir} has reached"
         )
 
     def save(name, step=None):
@@ -244,7 +245,7 @@ def _train(args):
     interrupted = Interrupt()
     before = saved_at = time.perf_counter()
     step = start - 1
-    for step, loss in train.run(
+    for step, loss in train.loop(
         run.model, run.batches(start), run.optimizer, run.schedule, preset.last, start
     ):
         now = time.perf_counter()
@@ -320,13 +321,15 @@ def _resumed_preset(args, saved, words):
     preset = _saved_preset(saved.meta, last)
     if saved.meta["words"] != _fingerprint(words):
         raise ValueError(
-            f"{args.input_file or NAMES} has other words than the run in {args.work_dir} was started with"
+            f"{args.input_file or NAMES} has other words "
+            f"than the run in {args.work_dir} was started with"
         )
     if (args.preset or args.type) and _chosen_preset(args).name != preset.name:
         raise ValueError(f"the run in {args.work_dir} is {preset.name}; --resume cannot change it")
     if _with_flags(preset, args) != preset:
         raise ValueError(
-            f"the run in {args.work_dir} was started with other settings; --resume takes only --max-steps"
+            f"the run in {args.work_dir} was started with other settings; "
+            "--resume takes only --max-steps"
         )
     return preset if args.max_steps is None else replace(preset, stop=args.max_steps)
 
@@ -411,7 +414,7 @@ def _diagnose(args):
     preset = PRESETS[args.preset]
     if args.max_steps is not None:
         preset = replace(preset, stop=args.max_steps)
-    diagnose.run(preset, read_words(args.input_file or NAMES), args.plot)
+    diagnose.diagnose(preset, read_words(args.input_file or NAMES), args.plot)
     return 0
 
 
@@ -465,7 +468,10 @@ class Progress:
             return
         rate = done / (now - self.began)
         left = (self.steps - step - 1) / rate
-        line = f"step {step + 1:,}/{self.steps:,}  loss {self.mean:.4f}  {rate:,.0f} steps/s  {left:.0f} s left"
+        line = (
+            f"step {step + 1:,}/{self.steps:,}  loss {self.mean:.4f}  "
+            f"{rate:,.0f} steps/s  {left:.0f} s left"
+        )
         print(
             f"\r{line}\x1b[K" if self.terminal else line,
             end="" if self.terminal else "\n",

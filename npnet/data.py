@@ -179,7 +179,8 @@ def split(words: Sequence[str], seed: int = 42) -> tuple[list[str], list[str], l
     random.shuffle(words)`."""
     if len(words) < 6:  # the fewest for which int(0.8 * n) and int(0.9 * n) leave no part empty
         raise DataError(
-            f"too few words to split into training, validation and test: {len(words)}, at least 6 are needed"
+            f"too few words to split into training, validation and test: {len(words)}, "
+            "at least 6 are needed"
         )
     shuffled = list(words)
     random.Random(seed).shuffle(shuffled)

@@ -48,7 +48,8 @@ def chain(model):
     layers = list(flat(model.network))
     if branches or not any(isinstance(layer, Tanh) for layer in layers):
         raise ValueError(
-            f"the diagnostics need a plain chain of layers with tanh among them; {model.kind} is none"
+            "the diagnostics need a plain chain of layers with tanh among them; "
+            f"{model.kind} is none"
         )
     return layers
 
@@ -99,7 +100,8 @@ def weight_lines(model):
     """For every matrix: mean and standard deviation of its gradient, and the latter over that of
     its values."""
     for data, grad in matrices(model).values():
-        summary = f"mean {_mean(grad):+f} | std {_std(grad):e} | grad:data ratio {_std(grad) / _std(data):e}"
+        mean, std, ratio = _mean(grad), _std(grad), _std(grad) / _std(data)
+        summary = f"mean {mean:+f} | std {std:e} | grad:data ratio {ratio:e}"
         yield f"weight {data.shape!s:>10} | {summary}"
 
 
@@ -119,7 +121,7 @@ def matrices(model):
     }
 
 
-def run(preset, words, plot_dir=None):
+def diagnose(preset, words, plot_dir=None):
     """Train by the preset and print the three tables for its last step; with plot_dir also draw
     them and the updates.
 
@@ -142,7 +144,7 @@ def run(preset, words, plot_dir=None):
     stride = -(-preset.last // MOST_POINTS)
     sizes = {}
     batches = run.batches(0)
-    for step, loss in train.run(run.model, batches, run.optimizer, run.schedule, last):
+    for step, loss in train.loop(run.model, batches, run.optimizer, run.schedule, last):
         run.report(step, loss, 0.0)
         if plot_dir and step % stride == 0:
             sizes[step] = update_sizes(run.model, run.schedule(step))

@@ -239,19 +239,18 @@ class TiedLinear(Layer):
 class BatchNorm(Layer):
     """ops.batch_norm in training, the running statistics otherwise; `gain` is torch's weight.
 
-    momentum m: running = (1 - m) running + m batch after each training forward; None leaves them to
-    train.calibrate. running_std=True averages the standard deviation in the place of the variance,
-    as the third lecture does.
+    running says where these come from. "variance": after each training forward the mean and the
+    variance become (1 - m) running + m batch, m being the momentum. "std": the same with the
+    standard deviation in the place of the variance, as in the third lecture. "calibrated": training
+    leaves them alone, and train.calibrate sets them in the end.
     """
 
-    def __init__(self, weight, bias, momentum=0.1, eps=1e-5, unbiased=True, running_std=False):
+    def __init__(self, weight, bias, momentum=0.1, eps=1e-5, unbiased=True, running="variance"):
+        if running not in ("variance", "std", "calibrated"):
+            raise ValueError(f'running must be "variance", "std" or "calibrated", got {running!r}')
         self.weight, self.bias = Parameter(weight), Parameter(bias)
-        self.momentum, self.eps, self.unbiased, self.running_std = (
-            momentum,
-            eps,
-            unbiased,
-            running_std,
-        )
+        self.momentum, self.eps = momentum, eps
+        self.unbiased, self.running = unbiased, running
         self.running_mean = np.zeros_like(weight)
         self.running_var = np.ones_like(weight)
 
@@ -263,17 +262,16 @@ class BatchNorm(Layer):
             )
             return y, (False, cache)
         y, cache = ops.batch_norm(x, weight, bias, self.eps, self.unbiased)
-        if self.momentum is not None:
-            mean, var = cache[-2:]
+        if self.running != "calibrated":
             keep = 1 - self.momentum
             self.running_mean *= keep
-            self.running_mean += self.momentum * mean
-            if self.running_std:
-                std = keep * np.sqrt(self.running_var) + self.momentum * np.sqrt(var)
+            self.running_mean += self.momentum * cache.mean
+            if self.running == "std":
+                std = keep * np.sqrt(self.running_var) + self.momentum * np.sqrt(cache.var)
                 np.multiply(std, std, out=self.running_var)
             else:
                 self.running_var *= keep
-                self.running_var += self.momentum * var
+                self.running_var += self.momentum * cache.var
         return y, (True, cache)
 
     def backward(self, dy, cache):
@@ -425,7 +423,7 @@ class _Recurrent(Layer):
         h, cache = self.op(x[:, None], *state.values(), self.weight.data, self.bias.data)
         state["initial"] = h[:, 0]
         if "initial_cell" in state:
-            state["initial_cell"] = cache[-1][-1]
+            state["initial_cell"] = cache.cell[-1]
         return h[:, 0]
 
 

@@ -199,7 +199,7 @@ def mlp(c, g):
     w2 = _randn(g, c, c.n_embd2, c.vocab_size) * 0.1
     b2 = _randn(g, c, c.vocab_size) * 0.1
     norm = BatchNorm(
-        _randn(g, c, c.n_embd2) * 0.1 + 1, _randn(g, c, c.n_embd2) * 0.1, momentum=None
+        _randn(g, c, c.n_embd2) * 0.1 + 1, _randn(g, c, c.n_embd2) * 0.1, running="calibrated"
     )
     return _mlp(table, w1, norm, w2, b2)
 
@@ -213,7 +213,7 @@ def mlp_running(c, g):
     w1 = _randn(g, c, fan_in, c.n_embd2) * ((5 / 3) / fan_in**0.5)
     w2 = _randn(g, c, c.n_embd2, c.vocab_size) * 0.01
     b2 = _randn(g, c, c.vocab_size) * 0
-    norm = BatchNorm(*_ones_zeros(c, c.n_embd2), momentum=0.001, eps=0.0, running_std=True)
+    norm = BatchNorm(*_ones_zeros(c, c.n_embd2), momentum=0.001, eps=0.0, running="std")
     return _mlp(table, w1, norm, w2, b2)
 
 

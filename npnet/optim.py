@@ -86,12 +86,12 @@ def constant(lr):
     return lambda step: lr
 
 
-def drop(lr, at, factor=0.1):
+def step_decay(lr, at, factor=0.1):
     """lr, and from step `at` on lr * factor: the lectures' rule."""
     return lambda step: lr if step < at else lr * factor
 
 
-def linear(lr, steps):
+def linear_decay(lr, steps):
     """From lr at step 0 in a straight line to 0 at `steps`."""
     return lambda step: lr * max(0.0, 1 - step / steps)
 

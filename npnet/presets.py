@@ -2,7 +2,7 @@
 original's way to report.
 
 `preset.prepare(words)` makes a Run: the data, the model, the optimiser and the generators, drawn
-from in the original's order. npnet.train.run drives it; `report` prints what the original prints
+from in the original's order. npnet.train.loop drives it; `report` prints what the original prints
 along the way, `finish` what it prints in the end.
 
 Sources: the notebooks of Karpathy's "Neural Networks: Zero to Hero" (2022), makemore.py (2022),
@@ -18,7 +18,7 @@ import numpy as np
 from npnet import train
 from npnet.data import LONGEST_WORD, DataError, Vocabulary, build_dataset, build_sequences, split
 from npnet.models import Config, build
-from npnet.optim import SGD, AdamW, constant, drop, linear
+from npnet.optim import SGD, AdamW, constant, linear_decay, step_decay
 from npnet.random import TorchGenerator
 from npnet.sample import generate, sort_by_novelty
 
@@ -134,7 +134,7 @@ class LectureRun(Run):
             preset.kind, preset.config(len(self.vocabulary), preset.block_size), self.generator
         )
         self.optimizer = SGD(self.model.data, self.model.grad)
-        self.schedule = drop(
+        self.schedule = step_decay(
             preset.learning_rate, preset.steps if preset.drop_at is None else preset.drop_at
         )
 
@@ -297,7 +297,7 @@ class MicrogptRun(Run):
         config = preset.config(len(self.vocabulary), self.block_size, dtype="float64")
         self.model = build(preset.kind, config, self.generator)
         self.optimizer = AdamW(self.model.data, self.model.grad, betas=(0.85, 0.99), weight_decay=0)
-        self.schedule = linear(preset.learning_rate, preset.steps)
+        self.schedule = linear_decay(preset.learning_rate, preset.steps)
 
     def batches(self, start):
         step = start
@@ -365,15 +365,18 @@ _PRESETS = (
     ),
     Lecture(
         "part3-deep", "lecture 3: six linear layers with BatchNorm, stopped after step 1000",
-        "mlp_deep", LECTURE_SEED, 200000, 0.1, stop=1001, n_layer=6, n_embd=10, n_embd2=100, drop_at=150000,
+        "mlp_deep", LECTURE_SEED, 200000, 0.1, stop=1001,
+        n_layer=6, n_embd=10, n_embd2=100, drop_at=150000,
     ),
     Lecture(
-        "part4", "lecture 4: gradients by hand; gain and bias drawn by the same generator (there: unseeded)",
+        "part4",
+        "lecture 4: gradients by hand; gain and bias drawn by the same generator (there: unseeded)",
         "mlp", LECTURE_SEED, 200000, 0.1, n_embd=10, n_embd2=200, drop_at=100000, calibrated=True,
     ),
     Lecture(
         "part5", "lecture 5: the WaveNet-like network",
-        "wavenet", 42, 200000, 0.1, n_embd=24, n_embd2=128, block_size=8, drop_at=150000, names_seed=None,
+        "wavenet", 42, 200000, 0.1,
+        n_embd=24, n_embd2=128, block_size=8, drop_at=150000, names_seed=None,
     ),
     _makemore("bigram", "a table"),
     _makemore("mlp_makemore", "an MLP at each position", "mlp"),

@@ -27,7 +27,7 @@ class TorchGenerator:
     """`torch.Generator` for NumPy: the same draws, in any order and mixture, give the same numbers.
 
         generator = TorchGenerator(seed)
-        generator.randn(27, 10)  # torch.randn((27, 10), generator=torch.Generator().manual_seed(seed))
+        generator.randn(27, 10)  # torch.manual_seed(seed); torch.randn(27, 10)
 
     Without a seed it starts where a fresh `torch.Generator()` does. It is never the global state of
     anything.
@@ -74,17 +74,20 @@ class TorchGenerator:
         state = np.array(state)
         if state.dtype != np.uint64 or state.shape != (_BLOCK + 4,):
             raise ValueError(
-                f"a state is a uint64 array of shape ({_BLOCK + 4},), got {state.dtype} {state.shape}"
+                f"a state is a uint64 array of shape ({_BLOCK + 4},), "
+                f"got {state.dtype} {state.shape}"
             )
         key, (position, keeps, bits, seed) = state[:_BLOCK], state[_BLOCK:].tolist()
         kept = float(state[_BLOCK + 2 : _BLOCK + 3].view(np.float64)[0])
         if key.max() >= 2**32 or not key.any() or position > _BLOCK:
             raise ValueError(
-                "damaged state: it must hold 624 words below 2^32, not all zero, and a position up to 624"
+                "damaged state: it must hold 624 words below 2^32, not all zero, "
+                "and a position up to 624"
             )
         if keeps > 1 or not math.isfinite(kept) or (bits and not keeps):
             raise ValueError(
-                "damaged state: it must say by 0 or 1 whether it keeps a normal, and that must be finite"
+                "damaged state: it must say by 0 or 1 whether it keeps a normal, "
+                "and that must be finite"
             )
         self._twister.set_state(("MT19937", key.astype(np.uint32), position, 0, 0.0))
         self._ahead, self._used = self._words(_BLOCK - position), 0
@@ -419,7 +422,8 @@ def _check_probabilities(p: np.ndarray, k: int, replacement: bool) -> None:
         or not 0 < p.shape[-1] <= 2**24
     ):
         raise ValueError(
-            f"probs must be float32 or float64, ([rows,] 1 to 2^24 categories), got {p.dtype} {p.shape}"
+            "probs must be float32 or float64, ([rows,] 1 to 2^24 categories), "
+            f"got {p.dtype} {p.shape}"
         )
     if k < 1:
         raise ValueError(f"num_samples must be at least 1, got {k}")

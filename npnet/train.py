@@ -3,7 +3,7 @@
 The loop is a generator, so that whoever drives it decides what to print, when to evaluate and when
 to stop:
 
-    for step, loss in run(model, minibatches(x, y, 32, generator), optimizer, schedule, steps): ...
+    for step, loss in loop(model, minibatches(x, y, 32, generator), optimizer, schedule, steps): ...
 """
 
 import ctypes
@@ -11,7 +11,7 @@ import ctypes
 import numpy as np
 
 from npnet.layers import BatchNorm
-from npnet.optim import SGD, drop
+from npnet.optim import SGD, step_decay
 
 
 def minibatches(x, y, batch_size, generator):
@@ -24,7 +24,7 @@ def minibatches(x, y, batch_size, generator):
         yield x.take(ix, axis=0), y.take(ix, axis=0)
 
 
-def run(model, batches, optimizer, schedule, steps, start=0):
+def loop(model, batches, optimizer, schedule, steps, start=0):
     """Steps start .. steps - 1: loss and gradients of the next batch, then one update with lr =
     schedule(step).
 
@@ -43,7 +43,9 @@ def fit(model, x, y, generator, steps, batch_size=32, lr=0.1):
     calibrate -> the losses."""
     batches = minibatches(x, y, batch_size, generator)
     optimizer = SGD(model.data, model.grad)
-    losses = [loss for _, loss in run(model, batches, optimizer, drop(lr, steps // 2), steps)]
+    losses = [
+        loss for _, loss in loop(model, batches, optimizer, step_decay(lr, steps // 2), steps)
+    ]
     calibrate(model, x)
     return np.array(losses)
 
@@ -73,7 +75,7 @@ def calibrate(model, x, chunk=4096):
     """
     layers = list(model.network.layers.values())
     for k, layer in enumerate(layers):
-        if not (isinstance(layer, BatchNorm) and layer.momentum is None):
+        if not (isinstance(layer, BatchNorm) and layer.running == "calibrated"):
             continue
         count, mean, squares = 0, 0.0, 0.0
         for start in range(0, len(x), chunk):

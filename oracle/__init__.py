@@ -6,7 +6,10 @@ import sys
 try:
     import torch  # noqa: F401
 except ImportError as error:
-    message = f'oracle compares npnet with PyTorch, which cannot be imported ({error}): pip install "npnet-trainer[oracle]"'
+    message = (
+        f"oracle compares npnet with PyTorch, which cannot be imported ({error}): "
+        'pip install "npnet-trainer[oracle]"'
+    )
     if (
         sys.argv[:1] == ["-m"] and "oracle" in sys.orig_argv
     ):  # `python -m oracle`, still looking for its __main__

@@ -37,8 +37,8 @@ def integer(low, high):
 def parser():
     p = Parser(
         prog="python -m oracle",
-        description="Compare every gradient of the notebook's network, derived by hand in NumPy, with torch's autograd "
-        "for one minibatch. The exit status is 1 if one of them is wrong.",
+        description="Compare every gradient of the notebook's network, derived by hand in NumPy, "
+        "with torch's autograd for one minibatch. The exit status is 1 if one of them is wrong.",
     )
     seed, size, width = integer(-(2**63), 2**64 - 1), integer(2, 10_000), integer(1, 10_000)
     p.add_argument(
@@ -61,7 +61,7 @@ def parser():
         default=32,
         help="examples, 2 or more (default: %(default)s)",
     )
-    p.add_argument("--n-hidden", type=width, default=64, help="hidden units (default: %(default)s)")
+    p.add_argument("--n-embd2", type=width, default=64, help="hidden units (default: %(default)s)")
     p.add_argument(
         "--with-b1",
         action="store_true",
@@ -150,7 +150,7 @@ def certify(args):
 
 def show_table(args):
     params, x, y = minibatch(
-        args.input_file, args.seed, args.batch_size, args.n_hidden, args.with_b1
+        args.input_file, args.seed, args.batch_size, args.n_embd2, args.with_b1
     )
     text, right = table(params, x, y, args.lang)
     print(text)

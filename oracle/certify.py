@@ -12,7 +12,10 @@ from oracle.cases import CASES, check
 from oracle.compare import Mismatch
 from oracle.model_cases import MODEL_CASES
 
-HEADING = f"{'operation':24}{'examples':>10}  {'worst q / limit':>16}  {'worst error':>12}  {'seconds':>8}"
+HEADING = (
+    f"{'operation':24}{'examples':>10}  {'worst q / limit':>16}  "
+    f"{'worst error':>12}  {'seconds':>8}"
+)
 
 
 def certify(names: list[str], examples: int) -> bool:
@@ -54,8 +57,9 @@ def certify(names: list[str], examples: int) -> bool:
                     flush=True,
                 )
         verdict = "WRONG" if failure else f"{q:.2f} / {limit:.0f}"
+        seconds = time.perf_counter() - began
         print(
-            f"{name:24}{done:>10}  {verdict:>16}  {error:>12.2e}  {time.perf_counter() - began:>8.1f}",
+            f"{name:24}{done:>10}  {verdict:>16}  {error:>12.2e}  {seconds:>8.1f}",
             flush=True,
         )
         if failure:

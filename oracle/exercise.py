@@ -203,7 +203,8 @@ def answer_of(path: Path, function: Any, name: str, available: dict[str, Any]) -
     for n in wanted:
         if n not in available:
             return Problem(
-                f"{path}:{function.__code__.co_firstlineno}: {name} asks for {n}, which there is not (yet)"
+                f"{path}:{function.__code__.co_firstlineno}: {name} asks for {n}, "
+                "which there is not (yet)"
             )
     return call(path, function, **{n: available[n] for n in wanted})
 

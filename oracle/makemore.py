@@ -48,7 +48,8 @@ def from_makemore(state_dict, type, *, n_head=4, block_size=16) -> Model:
         if arrays[name].shape != views[name].shape:
             sizes = ", ".join(f"{source} {arrays[source].shape}" for source in sources)
             raise ValueError(
-                f"{name} has shape {arrays[name].shape}, expected {views[name].shape} beside {sizes}"
+                f"{name} has shape {arrays[name].shape}, "
+                f"expected {views[name].shape} beside {sizes}"
             )
     fill(views, arrays, f"makemore's {type}")
     return model
@@ -171,7 +172,8 @@ def _config(kind, arrays, n_head, block_size):
         sizes |= {"n_layer": max(1, len(blocks)), "n_head": n_head}
         if n_head < 1 or sizes["n_embd"] % n_head:
             raise ValueError(
-                f"n_head must divide the {sizes['n_embd']} channels of {prefix}wte.weight, got {n_head}"
+                f"n_head must divide the {sizes['n_embd']} channels of {prefix}wte.weight, "
+                f"got {n_head}"
             )
     else:
         hidden = {

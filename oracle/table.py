@@ -15,7 +15,8 @@ LEGEND = {
     "en": """
 loss {loss:.4f}; {right} of {total} gradients are right.
 exact, largest difference: against autograd in float32, bit for bit and in numbers.
-approximate: the error against autograd in float64 is within its bound (last column: error / bound, in roundings).""",
+approximate: the error against autograd in float64 is within its bound
+(last column: error / bound, in roundings).""",
     "ko": """
 손실 {loss:.4f}; 기울기 {total}개 중 {right}개가 맞습니다.
 실제값, 최대차이값: float32 autograd와 비트까지 같은지, 그리고 그 차이.
@@ -23,14 +24,14 @@ approximate: the error against autograd in float64 is within its bound (last col
 }
 
 
-def minibatch(path=NAMES, seed=2147483647, batch_size=32, n_hidden=64, with_b1=False):
+def minibatch(path=NAMES, seed=2147483647, batch_size=32, n_embd2=64, with_b1=False):
     """The notebook's parameters and first minibatch, from one generator -> params, x (batch_size,
     3), y."""
     words = read_words(path)
     vocabulary = Vocabulary(words)
     x, y = build_dataset(split(words)[0], vocabulary)
     generator = TorchGenerator(seed)
-    params = chunked.init_params(generator, len(vocabulary), n_hidden=n_hidden, with_b1=with_b1)
+    params = chunked.init_params(generator, len(vocabulary), n_embd2=n_embd2, with_b1=with_b1)
     ix = generator.randint(0, len(x), (batch_size,))
     return params, x[ix], y[ix]
 

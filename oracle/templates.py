@@ -36,12 +36,14 @@ says after each step what is done, what is wrong and how, and what is not yet do
 """
 '''
 CHUNKED = """\
-Each function below the forward returns one gradient: d<name>, the derivative of the loss by <name>, of its shape. Start
-at the top. The arguments are what may be of use; ask for any other by its name: x, y, a value or a parameter of the
-forward, n, T, E, H, V, and every gradient further up, which is right whatever your own function returned."""
+Each function below the forward returns one gradient: d<name>, the derivative of the loss by <name>,
+of its shape. Start at the top. The arguments are what may be of use; ask for any other by its name:
+x, y, a value or a parameter of the forward, n, T, E, H, V, and every gradient further up, which is
+right whatever your own function returned."""
 OPERATION = """\
-Write {name}_backward, which gets the upstream gradient and the cache that the forward returned. To go on
-one gradient at a time, return None in the place of those that are not yet done. The cache may be changed."""
+Write {name}_backward, which gets the upstream gradient and the cache that the forward returned.
+To go on one gradient at a time, return None in the place of those that are not yet done. The cache
+may be changed."""
 
 
 @functools.cache
@@ -94,7 +96,8 @@ def chunked_file(file: str, solution: bool) -> str:
     }
     answers = answer_lines()
     text = HEADER.format(exercise="chunked", what=CHUNKED, file=file)
-    text += f'\nimport numpy as np\n\nEXERCISE = "chunked"\nEPS = {chunked.EPS}\n\n\n{inspect.getsource(chunked.forward)}'
+    text += f'\nimport numpy as np\n\nEXERCISE = "chunked"\nEPS = {chunked.EPS}\n\n\n'
+    text += inspect.getsource(chunked.forward)
     known = [*values, "n", "T", "E", "H", "V", "dloss"]
     for gradient in chunked.backward(params, values):
         name = gradient[1:]

@@ -14,9 +14,9 @@ from npnet import checkpoint
 from npnet.checkpoint import Checkpoint, CheckpointError, load, save
 from npnet.data import Vocabulary
 from npnet.models import BUILDERS, Config, build
-from npnet.optim import SGD, AdamW, drop
+from npnet.optim import SGD, AdamW, step_decay
 from npnet.random import TorchGenerator
-from npnet.train import minibatches, run
+from npnet.train import loop, minibatches
 
 VOCABULARY = Vocabulary(["abcde"])
 RULES = {
@@ -77,8 +77,8 @@ def test_a_resumed_run_goes_on_bit_for_bit(tmp_path, kind, rule):
     def train(model, optimizer, generator, start, stop):
         return [
             loss
-            for _, loss in run(
-                model, batches(model, generator), optimizer, drop(0.05, 15), stop, start
+            for _, loss in loop(
+                model, batches(model, generator), optimizer, step_decay(0.05, 15), stop, start
             )
         ]
 

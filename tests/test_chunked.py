@@ -76,7 +76,7 @@ networks = st.builds(
 upstreams = st.sampled_from([1.0, -0.7, 1e-4, 1e4])
 
 
-def run(params, x, y, dloss=1.0, backward=chunked.backward):
+def both_passes(params, x, y, dloss=1.0, backward=chunked.backward):
     values = chunked.forward(params, x, y)
     for value in values.values():
         if isinstance(value, np.ndarray):
@@ -90,7 +90,7 @@ def problems(params, x, y, values, gradients, dloss=1.0):
 
 @given(networks, upstreams)
 def test_every_value_and_gradient_is_autograds(net, dloss):
-    values, gradients = run(*net, dloss)
+    values, gradients = both_passes(*net, dloss)
     assert problems(*net, values, gradients, dloss) == []
 
 
@@ -98,7 +98,7 @@ def test_every_value_and_gradient_is_autograds(net, dloss):
 def test_fused_steps_equal_the_chunked_ones(net, dloss):
     params, x, y = net
     params = {name: p.astype(np.float64) for name, p in params.items()}
-    values, gradients = run(params, x, y, dloss)
+    values, gradients = both_passes(params, x, y, dloss)
 
     def close(fused, chunked, largest_term):
         np.testing.assert_allclose(
@@ -120,7 +120,7 @@ def test_fused_steps_equal_the_chunked_ones(net, dloss):
 @pytest.mark.parametrize("with_b1", [False, True])
 def test_names_are_the_notebooks_and_the_backward_is_the_forward_upwards(with_b1):
     params, x, y = network((5, 2, 3, 4, 6), with_b1)
-    values, gradients = run(params, x, y)
+    values, gradients = both_passes(params, x, y)
     assert list(values) == ["x", "y", *INTERMEDIATES]
     assert set(gradients) == {f"d{name}" for name in [*INTERMEDIATES, *params]} - {"dloss"}
     assert [d[1:] for d in gradients if d[1:] in values] == INTERMEDIATES[-2::-1]
@@ -129,8 +129,8 @@ def test_names_are_the_notebooks_and_the_backward_is_the_forward_upwards(with_b1
 @given(networks)
 def test_the_same_bits_again_and_nothing_shared_with_the_parameters(net):
     params, _, _ = net
-    values, gradients = run(*net)
-    again_values, again_gradients = run(*net)
+    values, gradients = both_passes(*net)
+    again_values, again_gradients = both_passes(*net)
     for name, array in (values | gradients).items():
         np.testing.assert_array_equal(array, (again_values | again_gradients)[name])
         assert name in ("x", "y") or not any(np.shares_memory(array, p) for p in params.values())
@@ -138,13 +138,13 @@ def test_the_same_bits_again_and_nothing_shared_with_the_parameters(net):
 
 @given(networks)
 def test_zero_upstream_gives_zeros(net):
-    assert not any(gradient.any() for gradient in run(*net, 0.0)[1].values())
+    assert not any(gradient.any() for gradient in both_passes(*net, 0.0)[1].values())
 
 
 @given(networks)
 def test_what_is_zero_in_exact_arithmetic_is_rounding(net):
     params, x, y = net
-    _, gradients = run(params | {"b1": np.ones_like(params["bngain"][0])}, x, y)
+    _, gradients = both_passes(params | {"b1": np.ones_like(params["bngain"][0])}, x, y)
     eps = np.finfo(params["C"].dtype).eps
     terms = np.abs(gradients["dbndiff"]).sum(0) + np.abs(gradients["dbnmean"][0])
     assert np.all(np.abs(gradients["db1"]) <= 16 * eps * terms)
@@ -166,11 +166,11 @@ def test_one_example_has_no_variance():
 
 
 @pytest.mark.parametrize(
-    "n_hidden, with_b1, count",
+    "n_embd2, with_b1, count",
     [(64, False, 4073), (64, True, 4137), (200, False, 12_097), (200, True, 12_297)],
 )
-def test_parameter_counts(n_hidden, with_b1, count):
-    params = chunked.init_params(TorchGenerator(0), n_hidden=n_hidden, with_b1=with_b1)
+def test_parameter_counts(n_embd2, with_b1, count):
+    params = chunked.init_params(TorchGenerator(0), n_embd2=n_embd2, with_b1=with_b1)
     assert sum(p.size for p in params.values()) == count
     assert all(p.dtype == np.float32 and p.all() for p in params.values())
 
@@ -196,12 +196,12 @@ def test_initial_parameters_are_the_notebooks_draws(with_b1):
 def test_the_notebooks_minibatch_for_many_seeds(with_b1):
     for seed in range(10):
         net = minibatch(NAMES, seed, with_b1=with_b1)
-        assert problems(*net, *run(*net)) == []
+        assert problems(*net, *both_passes(*net)) == []
 
 
 def test_the_notebooks_minibatch_of_the_original_names(makemore_names):
     net = minibatch(makemore_names)
-    values, gradients = run(*net)
+    values, gradients = both_passes(*net)
     assert net[1].shape == (32, 3)
     assert values["loss"] == pytest.approx(3.3461, abs=5e-5)
     assert problems(*net, values, gradients) == []
@@ -373,7 +373,7 @@ def verdicts(old, new):
     backward = rewritten(old, new)
     for net in NETWORKS:
         try:
-            values, gradients = run(*net, UPSTREAM, backward)
+            values, gradients = both_passes(*net, UPSTREAM, backward)
         except ValueError:
             continue
         yield problems(*net, values, gradients, UPSTREAM) == []
@@ -395,4 +395,4 @@ def test_an_equivalent_line_is_accepted(case):
 
 
 def test_every_gradient_has_a_wrong_line():
-    assert {case[0] for case in WRONG} == set(run(*NETWORKS[0])[1])
+    assert {case[0] for case in WRONG} == set(both_passes(*NETWORKS[0])[1])

@@ -137,7 +137,7 @@ def table(text):
 
 def test_the_tables_are_the_lectures_cells(capsys):
     preset = replace(PRESETS["part3-deep"], stop=40)
-    diagnose.run(preset, NAMES)
+    diagnose.diagnose(preset, NAMES)
     layers, parameters, _ = deep_network(NAMES, 40)
     theirs = list(lecture_lines(layers, parameters))
     assert [line.split()[1] for line in theirs[:5]] == ["2", "5", "8", "11", "14"]
@@ -145,7 +145,7 @@ def test_the_tables_are_the_lectures_cells(capsys):
 
 
 def test_the_published_tables(makemore_names, capsys):
-    diagnose.run(PRESETS["part3-deep"], read_words(makemore_names))
+    diagnose.diagnose(PRESETS["part3-deep"], read_words(makemore_names))
     same_lines(table(capsys.readouterr().out), PUBLISHED.strip().splitlines(), 1e-5)
 
 
@@ -232,13 +232,13 @@ def test_other_networks_are_refused(kind):
 @pytest.mark.parametrize("name", ["part1", "makemore-mlp", "microgpt"])
 def test_other_presets_are_refused(name):
     with pytest.raises(ValueError, match=f"lectures .*part3-deep.* not {name}"):
-        diagnose.run(PRESETS[name], NAMES)
+        diagnose.diagnose(PRESETS[name], NAMES)
 
 
 @pytest.mark.parametrize("stop", [0, -1])
 def test_there_must_be_a_last_step(stop):
     with pytest.raises(ValueError, match="at least 1"):
-        diagnose.run(replace(PRESETS["part3"], stop=stop), NAMES)
+        diagnose.diagnose(replace(PRESETS["part3"], stop=stop), NAMES)
 
 
 def command(*arguments, **environment):
@@ -265,7 +265,7 @@ def test_the_command_draws(tmp_path):
 
 def test_a_curve_of_one_step_is_drawn(tmp_path):
     pytest.importorskip("matplotlib")
-    diagnose.run(replace(PRESETS["part5"], stop=1), NAMES[:200], tmp_path)
+    diagnose.diagnose(replace(PRESETS["part5"], stop=1), NAMES[:200], tmp_path)
     assert len(list(tmp_path.iterdir())) == 4
 
 
@@ -279,7 +279,7 @@ def test_a_long_curve_is_thinned(monkeypatch, tmp_path):
     monkeypatch.setattr(
         diagnose, "figures", lambda cls, model, tanhs, sizes, step: drawn.append(sizes) or {}
     )
-    diagnose.run(replace(PRESETS["part3"], stop=35), NAMES[:200], tmp_path)
+    diagnose.diagnose(replace(PRESETS["part3"], stop=35), NAMES[:200], tmp_path)
     assert list(drawn[0]) == [*range(0, 35, 4), 34]
 
 

@@ -171,16 +171,18 @@ def test_running_statistics_are_those_of_torch(momentum):
 
 
 def test_the_third_lecture_averages_the_deviation():
-    layer, x = BatchNorm(normal(C), normal(C), momentum=0.25, running_std=True), normal(6, C)
+    layer, x = BatchNorm(normal(C), normal(C), momentum=0.25, running="std"), normal(6, C)
     layer.forward(x, training=True)
     np.testing.assert_allclose(np.sqrt(layer.running_var), 0.75 + 0.25 * x.std(0, ddof=1))
     np.testing.assert_allclose(layer.running_mean, 0.25 * x.mean(0))
 
 
-def test_without_momentum_running_statistics_stay():
-    layer = BatchNorm(normal(C), normal(C), momentum=None)
+def test_training_leaves_statistics_that_are_to_be_calibrated():
+    layer = BatchNorm(normal(C), normal(C), running="calibrated")
     layer.forward(normal(6, C), training=True)
     assert layer.running_mean.tolist() == [0] * C and layer.running_var.tolist() == [1] * C
+    with pytest.raises(ValueError, match="running must be"):
+        BatchNorm(normal(C), normal(C), running="none")
 
 
 def test_dropout_does_nothing_but_in_training():

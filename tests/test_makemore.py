@@ -13,7 +13,7 @@ from torch import nn
 from npnet.models import Config, build
 from npnet.optim import AdamW, constant
 from npnet.random import TorchGenerator
-from npnet.train import minibatches, run
+from npnet.train import loop, minibatches
 from oracle import from_makemore, to_makemore
 from oracle.makemore import KINDS
 
@@ -246,7 +246,7 @@ def test_a_run_from_the_same_seed_is_makemore_s(type):
     optimizer = AdamW(ours.data, ours.grad, betas=(0.9, 0.99), weight_decay=0.01)
     losses = [
         loss
-        for _, loss in run(ours, minibatches(x, y, 8, generator), optimizer, constant(5e-3), 20)
+        for _, loss in loop(ours, minibatches(x, y, 8, generator), optimizer, constant(5e-3), 20)
     ]
     np.testing.assert_allclose(losses, expected, rtol=1e-4)
     found = to_makemore(ours)

@@ -100,9 +100,9 @@ def test_schedules_are_those_of_torch():
     schedulers = torch.optim.lr_scheduler
     pairs = (
         (optim.constant(0.3), lambda o: schedulers.ConstantLR(o, factor=1.0)),
-        (optim.drop(0.3, 7), lambda o: schedulers.MultiStepLR(o, [7])),
-        (optim.drop(0.3, 7, 0.5), lambda o: schedulers.MultiStepLR(o, [7], 0.5)),
-        (optim.linear(0.3, 12), lambda o: schedulers.LinearLR(o, 1.0, 0.0, 12)),
+        (optim.step_decay(0.3, 7), lambda o: schedulers.MultiStepLR(o, [7])),
+        (optim.step_decay(0.3, 7, 0.5), lambda o: schedulers.MultiStepLR(o, [7], 0.5)),
+        (optim.linear_decay(0.3, 12), lambda o: schedulers.LinearLR(o, 1.0, 0.0, 12)),
         (optim.cosine(0.3, 20, final=0.1), lambda o: schedulers.CosineAnnealingLR(o, 20, 0.1)),
     )
     for schedule, make in pairs:
@@ -117,7 +117,7 @@ def test_cosine_warms_up_and_stays_at_its_end():
     assert schedule(4) == 1.0
     assert schedule(12) == pytest.approx(0.55)
     assert schedule(20) == schedule(1000) == pytest.approx(0.1)
-    assert optim.linear(1.0, 20)(30) == 0
+    assert optim.linear_decay(1.0, 20)(30) == 0
 
 
 @given(

@@ -85,7 +85,7 @@ def test_the_table_in_korean(words):
 
 
 def test_options_change_the_minibatch(words, capsys):
-    assert main(f"-i {words} --seed 7 --batch-size 5 --n-hidden 3 --with-b1".split()) == 0
+    assert main(f"-i {words} --seed 7 --batch-size 5 --n-embd2 3 --with-b1".split()) == 0
     table = {line.split()[0]: line for line in rows(capsys.readouterr().out)}
     assert set(table) == {*NAMES, "b1"}
     assert "(5, 3, 10)" in table["emb"] and "(30, 3)" in table["w1"] and "(3,)" in table["b1"]
@@ -128,8 +128,8 @@ def test_bad_input_in_a_process_is_one_line_and_status_2(tmp_path):
     [
         ("--batch-size 1", "--batch-size: '1' is not an integer from 2 to"),
         ("--batch-size many", "--batch-size: 'many' is not an integer from 2 to"),
-        ("--n-hidden 0", "--n-hidden: '0' is not an integer from 1 to"),
-        ("--n-hidden 1e3", "--n-hidden: '1e3' is not an integer"),
+        ("--n-embd2 0", "--n-embd2: '0' is not an integer from 1 to"),
+        ("--n-embd2 1e3", "--n-embd2: '1e3' is not an integer"),
         ("--seed 18446744073709551616", "--seed: '18446744073709551616' is not an integer from"),
         ("--lang fr", "--lang: invalid choice: 'fr'"),
         ("--unknown", "--unknown"),

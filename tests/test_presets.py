@@ -33,7 +33,7 @@ def execute(preset, words):
     """The whole run, reported as the command line does -> the run and every step's loss."""
     run = preset.prepare(words)
     losses = []
-    for step, loss in train.run(
+    for step, loss in train.loop(
         run.model, run.batches(0), run.optimizer, run.schedule, preset.last
     ):
         run.report(step, loss, 0.0)
@@ -50,7 +50,7 @@ def steps_of(name, words, steps, **settings):
     """The run after so many steps, nothing printed, and their losses."""
     preset = replace(PRESETS[name], stop=steps, **settings)
     run = preset.prepare(words)
-    done = train.run(run.model, run.batches(0), run.optimizer, run.schedule, steps)
+    done = train.loop(run.model, run.batches(0), run.optimizer, run.schedule, steps)
     return run, [float(loss) for _, loss in done]
 
 
@@ -68,8 +68,10 @@ def report(text):
 def test_part1(words, capsys):
     execute(PRESETS["part1"], words)
     assert capsys.readouterr().out.splitlines() == [
-        "names, as torch 1.12 and 1.13 draw them: mor. axx. minaymoryles. kondlaisah. anchshizarie.",
-        "names, as torch 2.7 and later draw them: cexze. momasurailezitynn. konimittain. llayn. ka.",
+        "names, as torch 1.12 and 1.13 draw them: "
+        "mor. axx. minaymoryles. kondlaisah. anchshizarie.",
+        "names, as torch 2.7 and later draw them: "
+        "cexze. momasurailezitynn. konimittain. llayn. ka.",
         "nll 2.454577",
     ]
 
@@ -77,12 +79,12 @@ def test_part1(words, capsys):
 # ---- lecture 3
 
 PART3 = (
-    "3.3239 2.0322 2.5675 2.0125 2.2446 1.8897 2.0785 2.3681 2.2918 2.0238 2.3673 2.3132 1.6414 1.9311 "
-    "2.2231 2.0027 2.0997 2.4949 2.0199 2.1707"
+    "3.3239 2.0322 2.5675 2.0125 2.2446 1.8897 2.0785 2.3681 2.2918 2.0238 "
+    "2.3673 2.3132 1.6414 1.9311 2.2231 2.0027 2.0997 2.4949 2.0199 2.1707"
 )
 DEEP_NAMES = (
-    "carpah qarlileif jmrix thty sacansa jazhnte dpn arciigqeiunellaia chriiv kalein dhlm join qhinn "
-    "sroin arian quiqaelogiearyxix kaeklinsan ed ecoia gtleley"
+    "carpah qarlileif jmrix thty sacansa jazhnte dpn arciigqeiunellaia chriiv kalein dhlm join "
+    "qhinn sroin arian quiqaelogiearyxix kaeklinsan ed ecoia gtleley"
 )
 
 
@@ -186,12 +188,12 @@ def test_part4_reaches_the_published_class(words, capsys):
 # ---- lecture 5
 
 PART5 = (
-    "3.3167 2.0576 2.0723 2.5134 2.1476 1.7836 2.2592 1.9331 1.6875 2.0395 1.7736 1.9570 1.7465 1.8126 "
-    "1.7406 1.7466 1.8806 1.6266 1.6476 1.8555"
+    "3.3167 2.0576 2.0723 2.5134 2.1476 1.7836 2.2592 1.9331 1.6875 2.0395 "
+    "1.7736 1.9570 1.7465 1.8126 1.7406 1.7466 1.8806 1.6266 1.6476 1.8555"
 )
 PART5_NAMES = (
-    "arlij chetta heago rocklei hendrix jamylie broxin denish anslibt marianah astavia annayve aniah "
-    "jayce nodiel remita niyelle jaylene aiyan aubreana"
+    "arlij chetta heago rocklei hendrix jamylie broxin denish anslibt marianah astavia annayve "
+    "aniah jayce nodiel remita niyelle jaylene aiyan aubreana"
 )
 
 
@@ -647,8 +649,8 @@ class ScalarGPT:
 
 
 MICROGPT_NAMES = (
-    "kamon ann karai jaire vialan karia yeran anna areli kaina konna keylen liole alerin earan lenne kana "
-    "lara alela anton"
+    "kamon ann karai jaire vialan karia yeran anna areli kaina konna keylen liole alerin earan "
+    "lenne kana lara alela anton"
 )
 
 

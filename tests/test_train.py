@@ -12,7 +12,7 @@ from npnet.data import NAMES, Vocabulary, build_dataset, build_sequences, read_w
 from npnet.models import Config, build
 from npnet.optim import SGD, AdamW, constant
 from npnet.random import TorchGenerator
-from npnet.train import calibrate, count_bigrams, evaluate, fit, minibatches, run
+from npnet.train import calibrate, count_bigrams, evaluate, fit, loop, minibatches
 
 WORDS = read_words(NAMES)[:20]
 VOCABULARY = Vocabulary(WORDS)
@@ -58,12 +58,12 @@ def test_run_yields_the_loss_before_each_update():
     batches, optimizer = minibatches(X, Y, 8, TorchGenerator(1)), SGD(model.data, model.grad)
     expected = minibatches(X, Y, 8, TorchGenerator(1))
     rates = [0.1, 0.2, 0.05]
-    for k, (step, loss) in enumerate(run(model, batches, optimizer, rates.__getitem__, 3)):
+    for k, (step, loss) in enumerate(loop(model, batches, optimizer, rates.__getitem__, 3)):
         assert step == k
         assert loss == other.loss_and_grad(*next(expected))
         other.data -= rates[k] * other.grad
         assert model.data.tobytes() == other.data.tobytes()
-    assert list(run(model, batches, optimizer, constant(0.1), 3, start=3)) == []
+    assert list(loop(model, batches, optimizer, constant(0.1), 3, start=3)) == []
 
 
 def test_fit_is_the_same_run_for_the_same_seed():

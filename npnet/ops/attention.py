@@ -22,7 +22,8 @@ def causal_attention(qkv, n_head):
     *lead, T, C3 = qkv.shape
     if n_head < 1 or C3 % (3 * n_head):
         raise ValueError(
-            f"causal_attention: the last axis must be a multiple of 3 * n_head, got {C3} and n_head = {n_head}"
+            "causal_attention: the last axis must be a multiple of 3 * n_head, "
+            f"got {C3} and n_head = {n_head}"
         )
     C = C3 // 3
     q, k, v = _heads(qkv.reshape(-1, T, C3), n_head)

@@ -30,12 +30,12 @@ def cross_entropy(logits, targets, ignore_index=-1):
         or np.maximum.reduce(targets) >= V
     ):
         raise ValueError(
-            f"cross_entropy: targets must be integers from 0 to {V - 1}, or {ignore_index} to be ignored"
+            f"cross_entropy: targets must be integers from 0 to {V - 1}, "
+            f"or {ignore_index} to be ignored"
         )
     z = logits.reshape(-1, V)
-    z = (
-        z - np.maximum.reduce(z.T.copy(), axis=0)[:, None]
-    )  # V is short, and a maximum is fast along a long axis
+    # V is short, and a maximum is fast along a long axis.
+    z = z - np.maximum.reduce(z.T.copy(), axis=0)[:, None]
     rows = np.arange(len(targets))
     target_z = z[rows, targets]
     p = np.exp(z, out=z)

@@ -12,7 +12,20 @@ without a subtracted mean (rms norm) the second goes, and with the unbiased vari
 divides by n - 1.
 """
 
+from typing import NamedTuple
+
 import numpy as np
+
+
+class BatchNormCache(NamedTuple):
+    """mean and var, both (C,), are the batch's, for running statistics; var is the unbiased one."""
+
+    xhat: np.ndarray
+    gain: np.ndarray
+    inv: np.ndarray
+    divisor: int
+    mean: np.ndarray
+    var: np.ndarray
 
 
 def batch_norm(x, gain, bias, eps=1e-5, unbiased=True):
@@ -21,8 +34,7 @@ def batch_norm(x, gain, bias, eps=1e-5, unbiased=True):
 
     x (..., C), gain (C,), bias (C,) -> y (..., C). unbiased=True divides the squares by n - 1
     (Bessel), as the notebook has it; False divides by n, as torch.nn.BatchNorm1d normalises. n = 1
-    has no variance: ValueError. For running statistics the last two entries of the cache are the
-    batch's mean and its unbiased variance, both (C,).
+    has no variance: ValueError.
     """
     C = x.shape[-1]
     rows = x.reshape(-1, C)
@@ -44,7 +56,8 @@ def batch_norm(x, gain, bias, eps=1e-5, unbiased=True):
     np.reciprocal(inv, out=inv)
     y = xhat * gain
     y += bias
-    return y.reshape(x.shape), (xhat, gain, inv, divisor, mean, squares / (n - 1))
+    cache = BatchNormCache(xhat, gain, inv, divisor, mean, squares / (n - 1))
+    return y.reshape(x.shape), cache
 
 
 def batch_norm_backward(dy, cache, out=None):
@@ -52,11 +65,11 @@ def batch_norm_backward(dy, cache, out=None):
 
     y = gain xhat + bias gives dbias = sum dy, dgain = sum dy xhat, g = dxhat = dy gain. Then xhat =
     (x - mean) inv:
-        dinv  = sum g (x - mean),  dvar = -inv^3 / 2 dinv       since inv = (var + eps)^(-1/2)
-        dvar reaches x[i] as 2 (x[i] - mean) / divisor          since var = sum (x - mean)^2 / divisor
-        the mean reaches it as -sum(g) inv / n                  (not through var: sum (x - mean) = 0)
-    so  dx = inv (g - sum(g)/n - xhat sum(g xhat)/divisor) = gain inv (dy - dbias/n - xhat
-        dgain/divisor).
+        dinv = sum g (x - mean),  dvar = -inv^3 / 2 dinv    since inv = (var + eps)^(-1/2)
+        dvar reaches x[i] as 2 (x[i] - mean) / divisor      since var = sum (x - mean)^2 / divisor
+        the mean reaches it as -sum(g) inv / n              (not through var: sum (x - mean) = 0)
+    so  dx = inv (g - sum(g)/n - xhat sum(g xhat)/divisor)
+           = gain inv (dy - dbias/n - xhat dgain/divisor).
     """
     xhat, gain, inv, divisor, _, _ = cache
     shape = dy.shape

@@ -11,9 +11,25 @@ sources: the output at t, and everything that came after, handed down as the gra
 step's h_{t-1}.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from npnet.ops.activation import sigmoid
+
+
+class LSTMCache(NamedTuple):
+    """cell holds c_0 .. c_T, (T + 1, B, H), whose last is what a further step starts from."""
+
+    xt: np.ndarray
+    gates: np.ndarray
+    h: np.ndarray
+    tanh_cell: np.ndarray
+    cell: np.ndarray
+    w: np.ndarray
+    shape: tuple[int, ...]
+    h0_ndim: int
+    c0_ndim: int
 
 
 def rnn(x, h0, w, b):
@@ -129,8 +145,7 @@ def lstm(x, h0, c0, w, b):
         h_t = o tanh(c_t)
 
     x (..., T, C), h0 (H,), c0 (H,), w (C + H, 4H) with the columns of i, f, g, o in this order
-    (torch.nn.LSTM's), b (4H,) -> h (..., T, H). torch.nn.LSTM has two biases, whose sum is b. The
-    cache ends with the cells c_0 .. c_T, (T + 1, B, H).
+    (torch.nn.LSTM's), b (4H,) -> h (..., T, H). torch.nn.LSTM has two biases, whose sum is b.
     """
     xt, a, h = _unroll(x, h0, w, b)
     H = h.shape[-1]
@@ -148,7 +163,8 @@ def lstm(x, h0, c0, w, b):
         cell[t + 1] += i * candidate
         np.tanh(cell[t + 1], out=tanh_cell[t])
         np.multiply(o, tanh_cell[t], out=h[t + 1])
-    return _batch_first(h[1:], x.shape), (xt, a, h, tanh_cell, w, x.shape, h0.ndim, c0.ndim, cell)
+    cache = LSTMCache(xt, a, h, tanh_cell, cell, w, x.shape, h0.ndim, c0.ndim)
+    return _batch_first(h[1:], x.shape), cache
 
 
 def lstm_backward(dy, cache):
@@ -161,7 +177,7 @@ def lstm_backward(dy, cache):
         a = [x, h_{t-1}] w     da @ w_h^T is handed down as dh
     Along c the gradient is only multiplied by f at each step, which is why it need not vanish.
     """
-    xt, gates, h, tanh_cell, w, shape, h0_ndim, c0_ndim, cell = cache
+    xt, gates, h, tanh_cell, cell, w, shape, h0_ndim, c0_ndim = cache
     dy = _time_first(dy)
     H = h.shape[-1]
     wh = w[xt.shape[-1] :]
