@@ -1,0 +1,136 @@
+"""What the judge found in other people's code, shown again by hand: `pytest -m wild`.
+
+A value by hand is plain float64 and exact arithmetic, without our judge. docs/found-in-the-wild.md
+tells the same findings in words, with those of projects that no package index has.
+"""
+
+import collections
+import collections.abc
+import importlib.util
+import warnings
+
+import numpy as np
+import pytest
+
+PACKAGES = ["autograd", "sklearn", "mygrad", "numba", "numpy_ml"]
+absent = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
+pytestmark = [
+    pytest.mark.wild,
+    pytest.mark.skipif(
+        bool(absent), reason=f'no {", ".join(absent)}: pip install -e ".[test,wild]"'
+    ),
+]
+
+
+@pytest.fixture
+def ag():
+    """autograd, whose NumPy functions know their derivatives."""
+    import autograd
+    import autograd.numpy
+
+    return autograd
+
+
+@pytest.fixture
+def numpy_ml(monkeypatch):
+    """numpy-ml's layers. Its last release takes `Hashable` from where Python 3.9 had it."""
+    monkeypatch.setattr(collections, "Hashable", collections.abc.Hashable, raising=False)
+    with warnings.catch_warnings(action="ignore"):  # it would like to have gym
+        from numpy_ml.neural_nets import layers
+
+    return layers
+
+
+# By hand
+
+
+def test_autograd_tile_repeats_the_last_axis_and_sums_the_first(ag):
+    x, weights = np.arange(6.0).reshape(2, 3), np.arange(12.0).reshape(2, 6)
+    dx = ag.grad(lambda x: ag.numpy.sum(weights * ag.numpy.tile(x, 2)))(x)
+
+    assert dx.tolist() == [[6, 8, 10], [12, 14, 16]]
+    assert (weights[:, :3] + weights[:, 3:]).tolist() == [[3, 5, 7], [15, 17, 19]]
+
+
+def test_autograd_norm_with_keepdims_has_the_wrong_shape(ag):
+    def f(x):
+        return ag.numpy.sum(ag.numpy.linalg.norm(x, axis=1, keepdims=True))
+
+    x = np.array([[3.0, 4.0], [6.0, 8.0]])  # of norms 5 and 10: dx = x / norm
+    assert ag.grad(f)(x).shape == (2, 2, 2)
+    one = ag.grad(f)(x[:1])  # of one row, the shape alone is wrong
+    assert one.shape == (1, 1, 2)
+    np.testing.assert_allclose(one[0], [[0.6, 0.8]], rtol=1e-15)
+
+
+def test_autograd_diag_of_a_matrix_that_is_not_square_has_the_wrong_shape(ag):
+    dx = ag.grad(lambda x: ag.numpy.sum(ag.numpy.diag(x)))(np.ones((2, 3)))
+
+    assert dx.tolist() == [[1, 0], [0, 1]]  # and not [[1, 0, 0], [0, 1, 0]]
+
+
+def test_autograd_gradient_of_two_or_three_numbers_raises(ag):
+    f = ag.grad(lambda x: ag.numpy.sum(ag.numpy.gradient(x)))
+
+    with pytest.raises(IndexError):
+        f(np.array([0.0, 1.0]))  # gradient([a, b]) is [b - a, b - a]: [-2, 2]
+    with pytest.raises(ValueError):
+        f(np.array([0.0, 1.0, 2.0]))  # [b - a, (c - a) / 2, c - b]: [-1.5, 0, 1.5]
+
+
+def test_sklearn_multiplies_the_gradient_by_the_number_of_outputs():
+    from sklearn.neural_network import MLPRegressor
+
+    # One input 1, two outputs w0 and w1, targets 0: the loss is (w0**2 + w1**2) / 4
+    x, y = np.ones((1, 1)), np.zeros((1, 2))
+    mlp = MLPRegressor(hidden_layer_sizes=(), alpha=0).partial_fit(x, y)
+
+    def loss_and_gradient(w):
+        mlp.coefs_, mlp.intercepts_ = [w], [np.zeros(2)]
+        loss, (dw,), _ = mlp._backprop(x, y, None, [x, None], [None], [None], [None])
+        return loss, dw
+
+    loss, dw = loss_and_gradient(np.array([[1.0, 1.0]]))
+    assert loss == 0.5
+    assert dw.tolist() == [[1, 1]]  # and not w / 2
+    assert loss_and_gradient(np.array([[1.5, 1.0]]))[0] == 0.8125
+    assert loss_and_gradient(np.array([[0.5, 1.0]]))[0] == 0.3125  # (.8125 - .3125) / 1 = .5
+
+
+def test_numpy_ml_embedding_counts_a_pooled_row_once(numpy_ml):
+    layer = numpy_ml.Embedding(n_out=1, vocab_size=3, pool="sum")
+    y = layer.forward(np.array([[1, 1]]))  # 2 W[1]
+    layer.backward(np.ones_like(y))
+
+    assert y.item() == 2 * layer.parameters["W"][1].item()
+    assert layer.gradients["W"].tolist() == [[0], [1], [0]]  # and not 2
+
+
+def test_numpy_ml_softmax_over_dim_0_has_no_gradient(numpy_ml):
+    layer = numpy_ml.Softmax(dim=0)
+    p = layer.forward(np.array([[0.0], [1.0]]))
+    dx = layer.backward(np.array([[1.0], [0.0]]))
+
+    np.testing.assert_allclose(p[0, 0] * p[1, 0], 0.196611933, rtol=1e-8)
+    assert dx.tolist() == [[0], [0]]  # and not p0 p1 and -p0 p1
+
+
+def test_numpy_ml_max_pooling_with_padding_raises(numpy_ml):
+    layer = numpy_ml.Pool2D((2, 2), pad=1, mode="max")
+    y = layer.forward(np.array([[1.0, 2.0], [3.0, 4.0]]).reshape(1, 2, 2, 1))
+
+    assert y.ravel().tolist() == [1, 2, 2, 3, 4, 4, 3, 4, 4]
+    with pytest.raises(ValueError, match="zero-size array"):
+        layer.backward(np.ones_like(y))  # as often as it is the maximum: [[1, 2], [2, 4]]
+
+
+def test_mygrad_gru_writes_into_the_gradient_it_is_given():
+    from mygrad import tensor
+    from mygrad.nnet.layers import gru
+
+    parameters = [np.zeros(shape) for shape in [(1, 1), (1, 1), (1,)] * 3]
+    states = gru(tensor(np.zeros((2, 1, 1))), *map(tensor, parameters))
+    dstates = np.ones((3, 1, 1))
+    states.backward(dstates)
+
+    assert dstates.ravel().tolist() == [1, 1.5, 1]  # the gate is 1/2; it was [1, 1, 1]
