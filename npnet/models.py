@@ -1,21 +1,21 @@
 """The ladder, simplest first: bigram, bow, mlp, mlp_running, mlp_deep, mlp_makemore, rnn, gru,
 lstm, wavenet, transformer, microgpt.
 
-Every builder has one signature, `name(config, generator) -> Sequential`, reads the sizes that it
-needs from the Config and draws its parameters from an npnet.random.TorchGenerator in the order in
-which the original draws them. `build("name", config, generator)` wraps the network in a Model. A
-further model is one more function marked @builder.
+Every builder has one signature, `name(config, generator) -> Sequential`, and draws its parameters
+from the generator in the order in which the original draws them. `build("name", config, generator)`
+wraps the network in a Model. A further model is one more function marked @builder(...) with the
+names of the sizes that it reads from the Config.
 
 Two kinds of input: the mlps of the lectures and wavenet read a window of the last block_size
-tokens, ids (B, block_size) -> logits (B, V), and are marked @builder(windowed=True); the others
-read sequences, ids (B, T) with T <= block_size -> logits (B, T, V), the logits at t depending on
-the tokens up to t alone.
+tokens, ids (B, block_size) -> logits (B, V), and are marked windowed=True; the others read
+sequences, ids (B, T) with T <= block_size -> logits (B, T, V), the logits at t depending on the
+tokens up to t alone.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -44,6 +44,8 @@ from npnet.layers import (
     Window,
 )
 from npnet.random import embedding_init, linear_init
+
+ALWAYS_READ = ("vocab_size", "block_size", "dtype")
 
 
 @dataclass(frozen=True)
@@ -141,34 +143,55 @@ class Model:
         return self.network.step(ids, state)
 
 
-BUILDERS: dict[str, Callable] = {}
+class Builder(NamedTuple):
+    """How a model is built, the sizes of the Config that it reads beside vocab_size and block_size,
+    and whether it reads windows."""
+
+    network: Callable[[Config, Any], Sequential]
+    reads: tuple[str, ...]
+    windowed: bool
 
 
-def builder(function=None, *, windowed=False):
+BUILDERS: dict[str, Builder] = {}
+
+
+def builder(*reads, windowed=False):
     """Register a function (config, generator) -> Sequential under its own name."""
-    if function is None:
-        return partial(builder, windowed=windowed)
-    function.windowed = windowed
-    BUILDERS[function.__name__] = function
-    return function
+
+    def register(function):
+        BUILDERS[function.__name__] = Builder(function, reads, windowed)
+        return function
+
+    return register
 
 
 def build(kind, config, generator):
-    """The Model of that name with parameters drawn from `generator`. An unknown name is a
-    ValueError."""
+    """The Model of that name with parameters drawn from `generator`.
+
+    An unknown name is a ValueError, and so is a size that this model does not read and that differs
+    from its default.
+    """
     if kind not in BUILDERS:
         raise ValueError(f"unknown model {kind!r}; there are {', '.join(BUILDERS)}")
-    return Model(BUILDERS[kind](config, generator), config, kind)
+    network, reads, _ = BUILDERS[kind]
+    for size in fields(Config):
+        value = getattr(config, size.name)
+        if size.name not in (*ALWAYS_READ, *reads) and value != size.default:
+            raise ValueError(
+                f"{size.name} has no meaning in {kind}, which reads {', '.join(reads) or 'none'}; "
+                f"got {value}"
+            )
+    return Model(network(config, generator), config, kind)
 
 
-@builder
+@builder()
 def bigram(c, generator):
     """A table of logits (V, V), zero at the start; the row is the last token. train.count_bigrams
     fills it."""
     return Sequential(logits=Embedding(np.zeros((c.vocab_size, c.vocab_size), c.dtype)))
 
 
-@builder
+@builder("n_embd", "n_embd2")
 def bow(c, g):
     """makemore's bag of words: embeddings, averaged over everything before, then a small MLP."""
     return Sequential(
@@ -185,7 +208,7 @@ def bow(c, g):
     )
 
 
-@builder(windowed=True)
+@builder("n_embd", "n_embd2", windowed=True)
 def mlp(c, g):
     """The notebook's: embedding, linear without bias (BatchNorm removes it), BatchNorm, tanh,
     linear (Bengio et al., 2003).
@@ -204,7 +227,7 @@ def mlp(c, g):
     return _mlp(table, w1, norm, w2, b2)
 
 
-@builder(windowed=True)
+@builder("n_embd", "n_embd2", windowed=True)
 def mlp_running(c, g):
     """The third lecture's: the same, smaller at the end, with the running mean and standard
     deviation and no eps."""
@@ -228,7 +251,7 @@ def _mlp(table, w1, norm, w2, b2):
     )
 
 
-@builder(windowed=True)
+@builder("n_layer", "n_embd", "n_embd2", windowed=True)
 def mlp_deep(c, g):
     """The third lecture's deeper network: n_layer linear layers, each with a BatchNorm, a tanh but
     after the last."""
@@ -244,7 +267,7 @@ def mlp_deep(c, g):
     return Sequential(embedding=embedding, flatten=Flatten(), layers=Sequential(*layers))
 
 
-@builder
+@builder("n_embd", "n_embd2")
 def mlp_makemore(c, g):
     """makemore's: at each position the embeddings of the last block_size tokens, newest first; row
     V is the blank."""
@@ -258,7 +281,7 @@ def mlp_makemore(c, g):
     )
 
 
-@builder
+@builder("n_embd", "n_embd2")
 def rnn(c, g):
     """makemore's RNN: one tanh cell on [x_t, h_{t-1}]."""
     return Sequential(
@@ -271,7 +294,7 @@ def rnn(c, g):
     )
 
 
-@builder
+@builder("n_embd", "n_embd2")
 def gru(c, g):
     """makemore's GRU: three Linear layers drawn one after the other, z, r and the candidate."""
     return Sequential(
@@ -281,7 +304,7 @@ def gru(c, g):
     )
 
 
-@builder
+@builder("n_embd", "n_embd2")
 def lstm(c, g):
     """The same around an LSTM, its four gates drawn in the order i, f, g, o."""
     return Sequential(
@@ -291,7 +314,7 @@ def lstm(c, g):
     )
 
 
-@builder(windowed=True)
+@builder("n_embd", "n_embd2", windowed=True)
 def wavenet(c, g):
     """The fifth lecture's: neighbours joined two by two until one is left. block_size: a power of
     two, at least 2."""
@@ -312,7 +335,7 @@ def wavenet(c, g):
     return Sequential(embedding=embedding, stages=Sequential(*stages), head=head)
 
 
-@builder
+@builder("n_layer", "n_embd", "n_head", "tie_weights")
 def transformer(c, g):
     """makemore's, which is GPT-2's (Radford et al., 2019): pre-norm blocks of attention and MLP,
     GELU in its tanh form.
@@ -349,7 +372,7 @@ def transformer(c, g):
     )
 
 
-@builder
+@builder("n_layer", "n_embd", "n_head")
 def microgpt(c, g):
     """microgpt (Karpathy, 2026): rms norm without gain, relu, no biases, every weight normal with
     deviation 0.08.

@@ -42,9 +42,9 @@ MORE = {
 
 def draw(d, kind, lead, block_size, C, H, V, T=None, ignored=0.0, n_head=1, **options):
     """ids, targets (with some -1 if `ignored`), parameters; C is the width of one head."""
-    config = Config(
-        V, block_size, n_embd=C * n_head, n_embd2=H, n_head=n_head, dtype="float64", **options
-    )
+    sizes = {"n_embd": C * n_head, "n_embd2": H, "n_head": n_head, **options}
+    read = {name: size for name, size in sizes.items() if name in BUILDERS[kind].reads}
+    config = Config(V, block_size, dtype="float64", **read)
     ids = d.indices(V, (*lead, T or block_size))
     if T is None:
         ids[:2, 0] = 0, 1  # equal rows have no variance, and mlp_running has no eps

@@ -7,13 +7,14 @@ import zipfile
 
 import numpy as np
 import pytest
+from configs import config_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from npnet import checkpoint
 from npnet.checkpoint import Checkpoint, CheckpointError, load, save
 from npnet.data import Vocabulary
-from npnet.models import BUILDERS, Config, build
+from npnet.models import BUILDERS, build
 from npnet.optim import SGD, AdamW, step_decay
 from npnet.random import TorchGenerator
 from npnet.train import loop, minibatches
@@ -28,7 +29,7 @@ RULES = {
 
 def make(kind, **sizes):
     sizes = {"block_size": 4, "n_layer": 2, "n_embd": 4, "n_embd2": 5, "n_head": 2} | sizes
-    model = build(kind, Config(6, **sizes), TorchGenerator(0))
+    model = build(kind, config_for(kind, 6, **sizes), TorchGenerator(0))
     rng = np.random.default_rng(0)
     model.data[...] = rng.standard_normal(model.data.size)
     for buffer in model.buffers().values():

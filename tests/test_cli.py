@@ -173,7 +173,7 @@ def test_other_runs_leave_a_model_to_sample_from(flags, names, tmp_path):
 
 
 def test_makemores_flags(names, tmp_path):
-    flags = ["--type", "transformer", "--n-layer", 1, "--n-head", 2, "--n-embd", 8, "--n-embd2", 8]
+    flags = ["--type", "transformer", "--n-layer", 1, "--n-head", 2, "--n-embd", 8]
     flags += [
         "-n",
         4,

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from configs import config_for
 
 from npnet import diagnose
 from npnet.data import Vocabulary, build_dataset, read_words, split
-from npnet.models import BUILDERS, Config, build
+from npnet.models import BUILDERS, build
 from npnet.presets import PRESETS
 from npnet.random import TorchGenerator
 
@@ -184,7 +185,7 @@ def test_the_update_sizes_are_the_lectures():
 
 @pytest.mark.parametrize("kind", CHAINS)
 def test_observing_is_the_same_two_passes(kind):
-    config = Config(vocab_size=7, block_size=4, n_layer=3, n_embd=3, n_embd2=5)
+    config = config_for(kind, 7, 4, n_layer=3, n_embd=3, n_embd2=5)
     plain, observed = (build(kind, config, TorchGenerator(1)) for _ in range(2))
     rng = np.random.default_rng(2)
     x = rng.integers(0, 7, (6, 4))
@@ -224,7 +225,7 @@ def test_numbers_count_linear_batchnorm_and_tanh(preset, numbers):
 
 @pytest.mark.parametrize("kind", sorted(set(BUILDERS) - set(CHAINS)))
 def test_other_networks_are_refused(kind):
-    model = build(kind, Config(vocab_size=5, block_size=4, n_embd=8, n_embd2=8), TorchGenerator(1))
+    model = build(kind, config_for(kind, 5, 4, n_embd=8, n_embd2=8), TorchGenerator(1))
     with pytest.raises(ValueError, match=f"plain chain .* {kind} is none"):
         diagnose.observe(model, np.zeros((2, 4), np.int64), np.zeros((2, 4), np.int64))
 

@@ -3,6 +3,7 @@ p, long words."""
 
 import numpy as np
 import pytest
+from configs import config_for
 
 from npnet import ops
 from npnet.layers import Dropout
@@ -68,7 +69,7 @@ def test_evaluation_drops_nothing_and_draws_nothing(p):
 def test_long_generation_with_a_cache_equals_the_whole_at_once(kind):
     model = build(
         kind,
-        Config(5, 40, n_layer=2, n_embd=4, n_embd2=3, n_head=2, dtype="float64"),
+        config_for(kind, 5, 40, n_layer=2, n_embd=4, n_embd2=3, n_head=2, dtype="float64"),
         TorchGenerator(0),
     )
     rng = np.random.default_rng(0)
@@ -99,7 +100,7 @@ FIRST_VALUES = {
 def test_first_values_stay_what_they_are(kind):
     """The number of parameters, their length and their absolute sum: a changed scale of any of them
     shows."""
-    config = Config(27, 8, n_layer=3, n_embd=8, n_embd2=16, n_head=2)
+    config = config_for(kind, 27, 8, n_layer=3, n_embd=8, n_embd2=16, n_head=2)
     data = build(kind, config, TorchGenerator(42)).data.astype(np.float64)
     assert (data.size, np.linalg.norm(data), np.abs(data).sum()) == pytest.approx(
         FIRST_VALUES[kind], rel=1e-6

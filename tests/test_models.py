@@ -1,9 +1,12 @@
 """Every model against torch: loss and every gradient, causality, generation, tied weights, training
 on both sides."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
+from configs import config_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +20,7 @@ from oracle.cases import check
 from oracle.compare import Mismatch
 from oracle.model_cases import MODEL_CASES, backward
 
-WINDOWED = [kind for kind, function in BUILDERS.items() if function.windowed]
+WINDOWED = [kind for kind, known in BUILDERS.items() if known.windowed]
 SEQUENCES = [kind for kind in BUILDERS if kind not in WINDOWED]
 WITH_POSITIONS = ["bow", "transformer", "microgpt"]
 few = settings(max_examples=max(1, settings().max_examples // 8))
@@ -34,7 +37,7 @@ def make(kind, seed=0, scale=0.5, dtype="float64", **sizes):
         "n_embd2": 5,
         "n_head": 2,
     } | sizes
-    model = build(kind, Config(**sizes, dtype=dtype), TorchGenerator(seed))
+    model = build(kind, config_for(kind, **sizes, dtype=dtype), TorchGenerator(seed))
     rng = np.random.default_rng(seed)
     model.data[...] = rng.standard_normal(model.data.size) * scale
     for name, buffer in model.buffers().items():
@@ -297,7 +300,7 @@ def test_the_gradient_of_tied_weights_is_the_sum_of_both_uses():
 
 def test_first_values_come_from_the_generator_alone():
     for kind in BUILDERS:
-        config = Config(6, 4, n_layer=2, n_embd=4, n_embd2=5, n_head=2)
+        config = config_for(kind, 6, 4, n_layer=2, n_embd=4, n_embd2=5, n_head=2)
         first, again, other = (build(kind, config, TorchGenerator(seed)) for seed in (1, 1, 2))
         assert first.data.dtype == np.float32
         assert first.data.tobytes() == again.data.tobytes()
@@ -326,8 +329,31 @@ def test_impossible_models_are_an_error():
             build("wavenet", Config(6, block_size), TorchGenerator(0))
 
 
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_a_builder_reads_the_sizes_that_it_declares_and_no_other(kind):
+    read = set()
+
+    class Reader(Config):
+        def __getattribute__(self, name):
+            if name in default:
+                read.add(name)
+            return super().__getattribute__(name)
+
+    default = {field.name: field.default for field in fields(Config)}
+    config = Reader(6, 4)
+    read.clear()
+    BUILDERS[kind].network(config, TorchGenerator(0))
+    declared = set(BUILDERS[kind].reads)
+    assert read - {"vocab_size", "block_size", "dtype"} == declared
+    for name in set(default) - declared - {"vocab_size", "block_size", "dtype"}:
+        other = True if name == "tie_weights" else default[name] + 4
+        with pytest.raises(ValueError, match=f"{name} has no meaning in {kind}, which reads"):
+            build(kind, Config(6, 4, **{name: other}), TorchGenerator(0))
+        build(kind, Config(6, 4, **{name: default[name]}), TorchGenerator(0))
+
+
 def test_another_model_touches_one_place():
-    @builder
+    @builder()
     def unigram(c, generator):
         return Sequential(
             logits=Embedding(generator.randn(c.vocab_size, c.vocab_size, dtype=c.dtype))

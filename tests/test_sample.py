@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from configs import config_for
 
 from npnet.data import DataError, Vocabulary
-from npnet.models import BUILDERS, Config, build
+from npnet.models import BUILDERS, build
 from npnet.random import TorchGenerator
 from npnet.sample import generate, sort_by_novelty
 
@@ -14,9 +15,8 @@ KINDS = ["mlp", "mlp_makemore", "gru", "transformer", "bow"]
 
 
 def make(kind, seed=0, scale=1.0, block_size=8):
-    model = build(
-        kind, Config(6, block_size, n_layer=1, n_embd=8, n_embd2=9, n_head=2), TorchGenerator(seed)
-    )
+    config = config_for(kind, 6, block_size, n_layer=1, n_embd=8, n_embd2=9, n_head=2)
+    model = build(kind, config, TorchGenerator(seed))
     model.data[...] = np.random.default_rng(seed).standard_normal(model.data.size) * scale
     return model
 
