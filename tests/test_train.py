@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 import torch
+from configs import config_for
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -149,7 +150,7 @@ def test_twenty_names_are_learnt_by_heart():
 @pytest.mark.parametrize("kind", ["mlp_makemore", "rnn", "gru", "lstm", "transformer", "microgpt"])
 def test_twenty_names_are_learnt_by_heart_as_sequences(kind):
     x, y = build_sequences(WORDS, VOCABULARY, max(map(len, WORDS)) + 1)
-    config = Config(len(VOCABULARY), x.shape[1], n_layer=1, n_embd=32, n_embd2=64)
+    config = config_for(kind, len(VOCABULARY), x.shape[1], n_layer=1, n_embd=32, n_embd2=64)
     model = build(kind, config, TorchGenerator(0))
     optimizer = AdamW(model.data, model.grad)
     for _ in range(400):
