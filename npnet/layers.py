@@ -387,6 +387,8 @@ class CausalAttention(Layer):
         if state["kv"] is None:
             state["kv"] = np.empty((2, B, H, state["length"], D), x.dtype)
         t = state["t"]
+        if t == state["length"]:
+            raise ValueError(f"the state has room for {t} positions, got one more")
         state["kv"][0, :, :, t : t + 1] = k
         state["kv"][1, :, :, t : t + 1] = v
         state["t"] = t + 1

@@ -110,9 +110,13 @@ def cosine(lr, steps, warmup=0, final=0.0):
 
 
 def clip_grad_norm(grad, max_norm):
-    """Scale grad in place so that its Euclidean norm is at most max_norm; returns the norm before,
-    as torch does."""
+    """Scale grad in place so that its Euclidean norm is at most max_norm; returns the norm before.
+
+    As in torch, the factor is max_norm / (norm + 1e-6) wherever that is below 1, so a norm that
+    just meets the bound is scaled too.
+    """
     norm = math.sqrt(float(np.dot(grad, grad)))
-    if norm > max_norm:
-        grad *= max_norm / (norm + 1e-6)
+    factor = max_norm / (norm + 1e-6)
+    if factor < 1:
+        grad *= factor
     return norm

@@ -7,10 +7,11 @@ to stop:
 """
 
 import ctypes
+from functools import partial
 
 import numpy as np
 
-from npnet.layers import BatchNorm
+from npnet.layers import BatchNorm, Sequential
 from npnet.optim import SGD, step_decay
 
 
@@ -67,33 +68,43 @@ def evaluate(model, x, y, chunk=4096):
 
 
 def calibrate(model, x, chunk=4096):
-    """Give every BatchNorm that keeps no running statistics those of its input over all of x, (N,
-    block_size), from below upwards.
+    """Set the statistics of each BatchNorm that is to be calibrated from all of x, (N, block_size),
+    first layer first.
 
-    Mean and unbiased variance are joined chunk by chunk in float64 (Chan et al., 1979), so that
-    memory stays bounded.
+    Memory stays bounded: chunk rows at a time go through the layers below.
     """
-    layers = list(model.network.layers.values())
-    for k, layer in enumerate(layers):
-        if not (isinstance(layer, BatchNorm) and layer.running == "calibrated"):
-            continue
-        count, mean, squares = 0, 0.0, 0.0
-        for start in range(0, len(x), chunk):
-            h = x[start : start + chunk]
-            for below in layers[:k]:
-                h = below.forward(h)[0]
-            rows = h.reshape(-1, h.shape[-1]).astype(np.float64)
-            n, chunk_mean = len(rows), rows.mean(0)
-            delta = chunk_mean - mean
-            squares = (
-                squares + ((rows - chunk_mean) ** 2).sum(0) + delta**2 * (count * n / (count + n))
-            )
-            mean = mean + delta * (n / (count + n))
-            count += n
-        if count < 2:
-            raise ValueError(f"calibrate: {count} rows have no variance; at least 2 are needed")
-        layer.running_mean[...] = mean
-        layer.running_var[...] = squares / (count - 1)
+    _calibrate(model.network, lambda: (x[k : k + chunk] for k in range(0, len(x), chunk)))
+
+
+def _calibrate(layer, inputs):
+    """The same for one layer and what it is made of; inputs() gives its input, chunk by chunk."""
+    if isinstance(layer, BatchNorm) and layer.running == "calibrated":
+        layer.running_mean[...], layer.running_var[...] = _statistics(inputs())
+    elif isinstance(layer, Sequential):
+        for child in layer.layers.values():
+            _calibrate(child, inputs)
+            inputs = partial(_outputs, child, inputs)
+
+
+def _outputs(layer, inputs):
+    return (layer.forward(x)[0] for x in inputs())
+
+
+def _statistics(chunks):
+    """Mean and unbiased variance of all rows, joined chunk by chunk in float64 (Chan et al.,
+    1979)."""
+    count, mean, squares = 0, 0.0, 0.0
+    for x in chunks:
+        rows = x.reshape(-1, x.shape[-1]).astype(np.float64)
+        n, chunk_mean = len(rows), rows.mean(0)
+        delta = chunk_mean - mean
+        squares = squares + ((rows - chunk_mean) ** 2).sum(0)
+        squares += delta**2 * (count * n / (count + n))
+        mean = mean + delta * (n / (count + n))
+        count += n
+    if count < 2:
+        raise ValueError(f"calibrate: {count} rows have no variance; at least 2 are needed")
+    return mean, squares / (count - 1)
 
 
 def count_bigrams(model, x, y):

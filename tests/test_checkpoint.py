@@ -4,6 +4,7 @@ traceback."""
 import io
 import json
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -240,6 +241,20 @@ def test_a_wrong_entry_is_an_error_that_names_it(good, tmp_path):
     rewritten(good, path, **{"parameter/extra": np.ones(1)})
     with pytest.raises(CheckpointError, match="unknown entry extra"):
         load(path)
+
+
+def test_loading_runs_no_code_from_the_file(good, tmp_path):
+    class Touches:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "touched",)
+
+    path, array = tmp_path / "pickled.npz", np.empty(1, object)
+    array[0] = Touches()
+    rewritten(good, path, **{"optimizer/extra": array})
+    assert rejected(path) is True
+    assert not (tmp_path / "touched").exists()
+    np.load(path, allow_pickle=True)["optimizer/extra"]
+    assert (tmp_path / "touched").exists()
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,23 @@ def test_dropout_does_nothing_but_in_training():
     )
 
 
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.9, 0.99])
+def test_evaluation_drops_nothing_and_draws_nothing(p):
+    generator = TorchGenerator(0)
+    x = np.arange(1.0, 13).reshape(3, 4)
+    assert (Dropout(p, generator).forward(x)[0] == x).all()
+    assert (generator.state() == TorchGenerator(0).state()).all()
+
+
+def test_attention_has_no_room_beyond_its_length():
+    layer, x = CausalAttention(2), normal(2, 4, 3 * C)
+    state = layer.start(2, 3)
+    for t in range(3):
+        layer.step(x[:, t], state)
+    with pytest.raises(ValueError, match="room for 3 positions"):
+        layer.step(x[:, 3], state)
+
+
 def test_names_are_the_path_of_attributes():
     table = Embedding(normal(4, C))
     network = Sequential(

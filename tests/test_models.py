@@ -206,6 +206,21 @@ def test_cached_generation_equals_uncached(kind, seed):
 
 
 @pytest.mark.parametrize("kind", SEQUENCES)
+def test_long_generation_with_a_cache_equals_the_whole_at_once(kind):
+    model = build(
+        kind,
+        config_for(kind, 5, 40, n_layer=2, n_embd=4, n_embd2=3, n_head=2, dtype="float64"),
+        TorchGenerator(0),
+    )
+    rng = np.random.default_rng(0)
+    model.data[...] = rng.standard_normal(model.data.size)
+    ids = rng.integers(0, 5, (2, 40))
+    state = model.start(2)
+    steps = np.stack([model.step(ids[:, t].copy(), state) for t in range(40)], axis=1)
+    np.testing.assert_allclose(steps, model.logits(ids), rtol=1e-9, atol=1e-10, strict=True)
+
+
+@pytest.mark.parametrize("kind", SEQUENCES)
 def test_a_shorter_sequence_is_the_beginning_of_a_longer(kind):
     model = make(kind)
     x = batch(model)[0]
@@ -305,6 +320,33 @@ def test_first_values_come_from_the_generator_alone():
         assert first.data.dtype == np.float32
         assert first.data.tobytes() == again.data.tobytes()
         assert kind == "bigram" or first.data.tobytes() != other.data.tobytes()
+
+
+FIRST_VALUES = {
+    "bigram": (729, 0, 0),
+    "bow": (803, 16.67570, 305.7732),
+    "mlp": (1731, 16.56549, 396.8812),
+    "mlp_running": (1731, 16.45255, 361.8950),
+    "mlp_deep": (2046, 17.42334, 452.2139),
+    "mlp_makemore": (1723, 15.53647, 305.7670),
+    "rnn": (1091, 15.03883, 274.6258),
+    "gru": (1891, 15.38805, 354.3562),
+    "lstm": (2307, 15.55705, 393.3665),
+    "wavenet": (2051, 17.51416, 425.8291),
+    "transformer": (3128, 20.03626, 682.1203),
+    "microgpt": (2800, 4.20821, 177.9757),
+}
+
+
+@pytest.mark.parametrize("kind", FIRST_VALUES)
+def test_first_values_stay_what_they_are(kind):
+    """The number of parameters, their length and their absolute sum: a changed scale of any of them
+    shows."""
+    config = config_for(kind, 27, 8, n_layer=3, n_embd=8, n_embd2=16, n_head=2)
+    data = build(kind, config, TorchGenerator(42)).data.astype(np.float64)
+    assert (data.size, np.linalg.norm(data), np.abs(data).sum()) == pytest.approx(
+        FIRST_VALUES[kind], rel=1e-6
+    )
 
 
 @pytest.mark.parametrize(

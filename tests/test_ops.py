@@ -54,6 +54,82 @@ def test_rows_that_no_index_names_get_exactly_zero():
         assert dtable[1].tolist() == [2e300, 2e300]
 
 
+def test_no_ids_are_looked_up_and_have_no_gradient():
+    table = np.ones((5, 3))
+    y, cache = ops.embedding(np.zeros((0, 2), np.int64), table)
+    assert y.shape == (0, 2, 3)
+    assert not ops.embedding_backward(y, cache).any()
+
+
+@pytest.mark.parametrize("name", ["rnn", "gru", "lstm"])
+def test_a_state_for_each_sequence_is_each_sequence_alone(name):
+    """Initial states (B, H) have gradients (B, H), and those of what the sequences share add up."""
+    rng = np.random.default_rng(0)
+    T, C, H, gates = 4, 3, 5, {"rnn": 1, "gru": 3, "lstm": 4}[name]
+    states = [rng.standard_normal((2, H)) for _ in range(2 if name == "lstm" else 1)]
+    x, w, b = (
+        rng.standard_normal((2, T, C)),
+        rng.standard_normal((C + H, gates * H)),
+        rng.standard_normal(gates * H),
+    )
+    forward, backward = getattr(ops, name), getattr(ops, f"{name}_backward")
+    y, cache = forward(x, *states, w, b)
+    dy = rng.standard_normal(y.shape)
+    dx, *dstates, dw, db = backward(dy, cache)
+
+    alone = []
+    for k in range(2):
+        y_k, cache_k = forward(x[k], *(s[k] for s in states), w, b)
+        np.testing.assert_allclose(y[k], y_k, rtol=1e-10, atol=1e-12)
+        alone.append(backward(dy[k], cache_k))
+    apart = [list(parts) for parts in zip(*alone, strict=True)]
+    expected = [*(np.stack(parts) for parts in apart[:-2]), *(sum(parts) for parts in apart[-2:])]
+    for got, value in zip([dx, *dstates, dw, db], expected, strict=True):
+        np.testing.assert_allclose(got, value, rtol=1e-10, atol=1e-12, strict=True)
+
+
+@pytest.mark.parametrize("name", ["rnn", "gru", "lstm"])
+def test_a_sequence_of_no_steps_leaves_the_initial_state_without_a_gradient(name):
+    B, C, H, gates = 2, 3, 5, {"rnn": 1, "gru": 3, "lstm": 4}[name]
+    states = [np.ones(H)] * (2 if name == "lstm" else 1)
+    inputs = (np.ones((B, 0, C)), *states, np.ones((C + H, gates * H)), np.ones(gates * H))
+    h, cache = getattr(ops, name)(*inputs)
+    assert h.shape == (B, 0, H)
+    for gradient, x in zip(getattr(ops, f"{name}_backward")(h, cache), inputs, strict=True):
+        assert gradient.shape == x.shape and not gradient.any()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("tanh", {}),
+        ("relu", {}),
+        ("sigmoid", {}),
+        ("gelu", {}),
+        ("gelu", {"approximate": "none"}),
+    ],
+)
+def test_a_number_is_an_array_without_axes(name, options, dtype):
+    forward, backward = getattr(ops, name), getattr(ops, f"{name}_backward")
+    x, dy = np.array(0.7, dtype), np.array(-1.3, dtype)
+    y, cache = forward(x, **options)
+    dx = backward(dy, cache)
+    row, cache = forward(x[None], **options)
+    for alone, among in ((y, row), (dx, backward(dy[None], cache))):
+        assert alone.shape == () and alone.dtype == dtype
+        assert alone == among[0]
+
+
+def test_dropout_keeps_a_number_that_is_just_p():
+    class Drawn:
+        def rand(self, *shape):
+            return np.array([0.0, 0.25, 0.5, 0.75], np.float32).reshape(shape)
+
+    assert ops.dropout(np.ones((2, 2)), 0.5, Drawn())[0].tolist() == [[0, 0], [2, 2]]
+    assert ops.dropout(np.ones((2, 2)), 0.0, Drawn())[0].tolist() == [[1, 1], [1, 1]]
+
+
 @given(CASES["batch_norm"].strategy())
 def test_batch_norm_leaves_the_statistics_of_the_batch_in_its_cache(example):
     """Mean and unbiased variance, as torch's running statistics have them with a momentum of 1."""
@@ -109,6 +185,11 @@ REFUSED = {
     "an id that is not an integer": (
         lambda: ops.embedding(np.array([0.0, 1.0]), ONES),
         "dtype float64",
+    ),
+    "a mask for ids": (lambda: ops.embedding(np.array([True, False]), ONES), "dtype bool"),
+    "a mask for targets": (
+        lambda: ops.cross_entropy(ONES, np.array([True, False]), ignore_index=0),
+        "integers",
     ),
     "heads that do not fit": (
         lambda: ops.causal_attention(np.ones((4, 12)), 3),

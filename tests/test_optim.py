@@ -132,3 +132,14 @@ def test_clipping_is_that_of_torch(seed, scale, max_norm):
     expected = torch.nn.utils.clip_grad_norm_([parameter], max_norm)
     assert optim.clip_grad_norm(grad, max_norm) == pytest.approx(expected.item(), rel=1e-12)
     np.testing.assert_allclose(grad, parameter.grad.numpy(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("max_norm", [5.0, 5.0 + 5e-7, 5.0 + 2e-6])
+def test_clipping_at_the_bound_is_that_of_torch(max_norm):
+    grad = np.array([3.0, 4.0])
+    parameter = torch.nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    parameter.grad = torch.from_numpy(grad.copy())
+    torch.nn.utils.clip_grad_norm_([parameter], max_norm)
+    assert optim.clip_grad_norm(grad, max_norm) == 5.0
+    assert (grad < [3, 4]).all() == (max_norm < 5 + 1e-6)
+    np.testing.assert_allclose(grad, parameter.grad.numpy(), rtol=1e-15)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from npnet.data import NAMES, Vocabulary, build_dataset, build_sequences, read_words
+from npnet.layers import BatchNorm, Linear, Residual, Sequential, Tanh
 from npnet.models import Config, build
 from npnet.optim import SGD, AdamW, constant
 from npnet.random import TorchGenerator
@@ -54,7 +55,7 @@ def test_a_minibatch_is_drawn_when_it_is_asked_for():
         next(minibatches(X, Y, 0, generator))
 
 
-def test_run_yields_the_loss_before_each_update():
+def test_the_loop_yields_the_loss_before_each_update():
     model, other = mlp(), mlp()
     batches, optimizer = minibatches(X, Y, 8, TorchGenerator(1)), SGD(model.data, model.grad)
     expected = minibatches(X, Y, 8, TorchGenerator(1))
@@ -135,6 +136,41 @@ def test_calibration_needs_two_rows_and_leaves_running_statistics_alone():
     model = build("mlp_running", Config(len(VOCABULARY), 3, n_embd=4, n_embd2=5), TorchGenerator(0))
     calibrate(model, X)
     assert not model.buffers()["norm.running_mean"].any()
+
+
+def test_every_pair_that_is_not_masked_is_counted_once():
+    model = build("bigram", Config(3, 2), TorchGenerator(0))
+    count_bigrams(model, np.array([[0, 1], [0, 2], [1, 1]]), np.array([[1, 2], [1, -1], [-1, 0]]))
+    counts = np.array([[1, 3, 1], [2, 1, 2], [1, 1, 1]])
+    np.testing.assert_allclose(
+        np.exp(model.parameters()["logits.weight"]),
+        counts / counts.sum(1, keepdims=True),
+        rtol=1e-6,
+    )
+
+
+def test_calibration_reaches_every_depth():
+    """Chunk by chunk in a residual branch, and after a layer that is calibrated itself."""
+
+    rng = np.random.default_rng(0)
+
+    class Nested:
+        network = Sequential(
+            Residual(
+                Linear(rng.standard_normal((4, 4))),
+                BatchNorm(np.full(4, 2.0), np.ones(4), running="calibrated"),
+            ),
+            Sequential(Tanh(), BatchNorm(np.ones(4), np.zeros(4), running="calibrated")),
+        )
+
+    x = rng.standard_normal((50, 4))
+    calibrate(Nested, x, chunk=7)
+    (linear, inner), (_, outer) = (part.layers.values() for part in Nested.network.layers.values())
+    h = linear.forward(x)[0]
+    y = x + 2 * (h - h.mean(0)) / np.sqrt(h.var(0, ddof=1) + inner.eps) + 1
+    for norm, seen in ((inner, h), (outer, np.tanh(y))):
+        np.testing.assert_allclose(norm.running_mean, seen.mean(0), rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(norm.running_var, seen.var(0, ddof=1), rtol=1e-10)
 
 
 # What training finds

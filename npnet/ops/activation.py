@@ -24,8 +24,8 @@ def tanh_backward(dy, cache):
     multiply-add), so the last bit may differ from its gradient.
     """
     (y,) = cache
-    dx = y * y
-    dx = np.subtract(1, dx, out=dx)
+    dx = np.asarray(y * y)
+    np.subtract(1, dx, out=dx)
     dx *= dy
     return dx
 
@@ -51,7 +51,7 @@ def sigmoid(x):
 
     For x below about -88 in float32 exp overflows to inf, and y to the 0 that it should be.
     """
-    y = np.negative(x)
+    y = np.asarray(-x)
     with np.errstate(over="ignore"):
         np.exp(y, out=y)
     y += 1
@@ -80,7 +80,7 @@ def gelu(x, approximate="tanh"):
     it is slow.
     """
     if approximate == "tanh":
-        s = x * x
+        s = np.asarray(x * x)
         s *= _GELU_CUBIC * _SQRT_2_OVER_PI
         s += _SQRT_2_OVER_PI
         s *= x
@@ -103,7 +103,7 @@ def gelu_backward(dy, cache):
     density, exp(-x^2/2) / sqrt(2 pi).
     """
     x, s, approximate = cache
-    slope = x * x
+    slope = np.asarray(x * x)
     if approximate == "tanh":
         slope *= 3 * _GELU_CUBIC * 2 * _SQRT_2_OVER_PI
         slope += 2 * _SQRT_2_OVER_PI

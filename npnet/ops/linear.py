@@ -17,7 +17,7 @@ def embedding(ids, table):
     alone would count a negative one from the end.
     """
     try:
-        if np.minimum.reduce(ids, axis=None, initial=0) < 0:
+        if ids.dtype.kind not in "iu" or np.minimum.reduce(ids, axis=None, initial=0) < 0:
             raise IndexError
         y = table.take(ids, axis=0)
     except (IndexError, TypeError):

@@ -14,6 +14,7 @@ def cross_entropy(logits, targets, ignore_index=-1):
     """
     V = logits.shape[-1]
     targets = targets.reshape(-1)
+    integers = targets.dtype.kind in "iu"
     ignored = targets == ignore_index
     n = len(targets) - int(np.count_nonzero(ignored))
     if n == 0:
@@ -24,11 +25,7 @@ def cross_entropy(logits, targets, ignore_index=-1):
         targets = np.where(ignored, 0, targets)
     else:
         ignored = None
-    if (
-        targets.dtype.kind not in "iu"
-        or np.minimum.reduce(targets) < 0
-        or np.maximum.reduce(targets) >= V
-    ):
+    if not integers or np.minimum.reduce(targets) < 0 or np.maximum.reduce(targets) >= V:
         raise ValueError(
             f"cross_entropy: targets must be integers from 0 to {V - 1}, "
             f"or {ignore_index} to be ignored"

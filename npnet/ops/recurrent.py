@@ -11,6 +11,7 @@ sources: the output at t, and everything that came after, handed down as the gra
 step's h_{t-1}.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -56,7 +57,7 @@ def rnn_backward(dy, cache):
     dy = _time_first(dy)
     wh = w[xt.shape[-1] :]
     da = np.empty_like(dy)
-    dh = np.zeros_like(dy[0])
+    dh = np.zeros_like(h[0])
     for t in reversed(range(len(dy))):
         dh += dy[t]
         np.multiply(h[t + 1], h[t + 1], out=da[t])
@@ -114,7 +115,7 @@ def gru_backward(dy, cache):
     w_gates, w_candidate = wh[:, : 2 * H], wh[:, 2 * H :]
     slope = _slopes(gates, H)
     da = np.empty_like(gates)
-    dh = np.zeros_like(dy[0])
+    dh = np.zeros_like(h[0])
     for t in reversed(range(len(dy))):
         z, r, c = gates[t, :, :H], gates[t, :, H : 2 * H], gates[t, :, 2 * H :]
         daz, dar, dac = da[t, :, :H], da[t, :, H : 2 * H], da[t, :, 2 * H :]
@@ -185,7 +186,7 @@ def lstm_backward(dy, cache):
     o = gates[..., 3 * H :]
     slope_cell = o * (1 - tanh_cell * tanh_cell)
     da = np.empty_like(gates)
-    dh = np.zeros_like(dy[0])
+    dh = np.zeros_like(h[0])
     dc = np.zeros_like(dh)
     for t in reversed(range(len(dy))):
         i, f, g = (gates[t, :, k * H : (k + 1) * H] for k in range(3))
@@ -206,7 +207,7 @@ def lstm_backward(dy, cache):
 def _time_first(x):
     """(..., T, C) -> a contiguous (T, B, C), all leading axes in B: each step of the loop reads one
     block of memory."""
-    x = x.reshape(-1, *x.shape[-2:])
+    x = x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:])
     return np.ascontiguousarray(x.swapaxes(0, 1))
 
 
@@ -243,7 +244,7 @@ def _unroll(x, h0, w, b):
     place."""
     xt = _time_first(x)
     T, B, C = xt.shape
-    a = (_rows(xt) @ w[:C]).reshape(T, B, -1)
+    a = (_rows(xt) @ w[:C]).reshape(T, B, w.shape[1])
     a += b
     h = np.empty((T + 1, B, h0.shape[-1]), x.dtype)
     h[0] = h0
