@@ -1,3 +1,25 @@
-from npnet.cli import main
+"""`python -m npnet` and the console script `npnet`."""
 
-raise SystemExit(main())
+import os
+import signal
+
+
+def run():
+    """cli.main, with the signals taken before anything else is imported."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _leave)
+    from npnet.cli import main
+
+    return main()
+
+
+def _leave(number, frame):
+    """Before main takes the signals and after it has given them back."""
+    os.write(2, b"npnet: interrupted\n")
+    os._exit(128 + number)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run())

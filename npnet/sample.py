@@ -83,3 +83,10 @@ def sort_by_novelty(words, train, test):
         [w for w in words if w in test and w not in train],
         [w for w in words if w not in train and w not in test],
     )
+
+
+def mark_words(words, train, test):
+    """(word, "in train", "in test" or "new") for each of the words."""
+    train, test = set(train), set(test)
+    for word in words:
+        yield word, "in train" if word in train else "in test" if word in test else "new"

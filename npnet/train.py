@@ -7,12 +7,17 @@ to stop:
 """
 
 import ctypes
+import math
 from functools import partial
 
 import numpy as np
 
 from npnet.layers import BatchNorm, Sequential
 from npnet.optim import SGD, step_decay
+
+
+class Diverged(ArithmeticError):
+    """A loss or a parameter that is no finite number any more."""
 
 
 def minibatches(x, y, batch_size, generator):
@@ -29,13 +34,18 @@ def loop(model, batches, optimizer, schedule, steps, start=0):
     """Steps start .. steps - 1: loss and gradients of the next batch, then one update with lr =
     schedule(step).
 
-    Yields (step, loss) after each update; the loss is the one before it.
+    Yields (step, loss) after each update; the loss is the one before it. A loss that is not finite
+    is Diverged, before the update.
     """
     _keep_freed_memory()
     for step in range(start, steps):
         x, y = next(batches)
-        loss = model.loss_and_grad(x, y)
-        optimizer.step(schedule(step))
+        rate = schedule(step)
+        with np.errstate(all="ignore"):
+            loss = model.loss_and_grad(x, y)
+            if not math.isfinite(loss):
+                raise Diverged(f"the loss is {loss} at step {step}, learning rate {rate:g}")
+            optimizer.step(rate)
         yield step, loss
 
 
@@ -51,9 +61,9 @@ def fit(model, x, y, generator, steps, batch_size=32, lr=0.1):
     return np.array(losses)
 
 
-def evaluate(model, x, y, chunk=4096):
+def evaluate(model, x, y, chunk=4096, watch=None):
     """Mean loss in nats over every target of (x, y) that is not -1, with running statistics; chunk
-    rows at a time."""
+    rows at a time. watch(done, total) is told how far it is."""
     total, count = 0.0, 0
     for start in range(0, len(x), chunk):
         targets = y[start : start + chunk]
@@ -62,18 +72,28 @@ def evaluate(model, x, y, chunk=4096):
             continue
         total += n * float(model.loss(x[start : start + chunk], targets))
         count += n
+        if watch:
+            watch(start, len(x))
     if count == 0:
         raise ValueError("evaluate: there is no target to average over")
     return total / count
 
 
-def calibrate(model, x, chunk=4096):
+def calibrate(model, x, chunk=4096, watch=None):
     """Set the statistics of each BatchNorm that is to be calibrated from all of x, (N, block_size),
     first layer first.
 
-    Memory stays bounded: chunk rows at a time go through the layers below.
+    Memory stays bounded: chunk rows at a time go through the layers below. watch(done, total) is
+    told how far each layer is.
     """
-    _calibrate(model.network, lambda: (x[k : k + chunk] for k in range(0, len(x), chunk)))
+
+    def chunks():
+        for start in range(0, len(x), chunk):
+            yield x[start : start + chunk]
+            if watch:
+                watch(start, len(x))
+
+    _calibrate(model.network, chunks)
 
 
 def _calibrate(layer, inputs):

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
-from npnet import train
 from npnet.data import DataError, Vocabulary, read_words
-from npnet.presets import PRESETS, PythonRandom, notebook
+from npnet.presets import PRESETS, notebook
+from npnet.runs import PythonRandom
 
 LECTURES = ("part3", "part3-deep", "part4", "part5")
 
@@ -33,11 +33,10 @@ def execute(preset, words):
     """The whole run, reported as the command line does -> the run and every step's loss."""
     run = preset.prepare(words)
     losses = []
-    for step, loss in train.loop(
-        run.model, run.batches(0), run.optimizer, run.schedule, preset.last
-    ):
+    for step, loss in run.steps():
         run.report(step, loss, 0.0)
         losses.append(float(loss))
+    run.settle()
     run.finish()
     return run, losses
 
@@ -50,8 +49,7 @@ def steps_of(name, words, steps, **settings):
     """The run after so many steps, nothing printed, and their losses."""
     preset = replace(PRESETS[name], stop=steps, **settings)
     run = preset.prepare(words)
-    done = train.loop(run.model, run.batches(0), run.optimizer, run.schedule, steps)
-    return run, [float(loss) for _, loss in done]
+    return run, [float(loss) for _, loss in run.steps()]
 
 
 def report(text):

@@ -1,0 +1,314 @@
+"""What the commands do: train, sample, diagnose. Each takes the flags and the Console."""
+
+import contextlib
+import math
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from npnet import folder as folders
+from npnet.data import NAMES, read_words
+from npnet.presets import ENDLESS, LECTURE_SEED, MAKEMORE_NAMES, PRESETS, fingerprint, named
+from npnet.progress import Interrupted
+from npnet.random import TorchGenerator
+from npnet.sample import generate, mark_words
+from npnet.train import Diverged
+
+MOST_AT_ONCE = 1000  # words drawn side by side by `sample`
+
+
+def presets_text():
+    return "presets:\n" + "\n".join(f"  {name:22}{p.about}" for name, p in PRESETS.items())
+
+
+# train
+
+
+def train(args, console):
+    if not args.work_dir:
+        for flag in ("resume", "overwrite", "sample_only", "save_every"):
+            if getattr(args, flag):
+                raise ValueError(f"{_spelled(flag)} needs a --work-dir")
+    exclusive = [f for f in ("resume", "overwrite", "sample_only") if getattr(args, f)]
+    if len(exclusive) > 1:
+        raise ValueError(f"{' and '.join(map(_spelled, exclusive))} exclude each other")
+    if args.sample_only:
+        return _sample_only(args, console)
+    if args.resume:
+        new = None
+    else:
+        new = _chosen_preset(args), _words(args.input_file or NAMES, console), args.input_file
+    with contextlib.ExitStack() as stack:
+        folder = saved = None
+        if args.work_dir:
+            folder = stack.enter_context(folders.Folder(args.work_dir, args.resume, args.overwrite))
+            console.stdout.survives = True
+        if args.resume:
+            saved = folder.load()
+        preset, words, source = new or _resumed(args, saved, console)
+        console.stage("preparing")
+        run = preset.prepare(words)
+        run.stage = lambda what: console.stage(what).advance
+        start = folder.begin(run, words, source, saved) if folder else 0
+        _announce(run, words, source, start, console)
+        try:
+            _carry_out(run, start, folder, args.save_every, console)
+        except Diverged as error:
+            raise Diverged(f"{error}{_last_good(folder)}; try a lower --learning-rate") from None
+        except Interrupted as error:
+            raise Interrupted(error.number, f"{error}{_hint(folder)}") from None
+    return 0
+
+
+def _carry_out(run, start, folder, save_every, console):
+    """Train from step `start` to the end. Everything is saved before it is printed."""
+    losses = Losses()
+    total = run.preset.last if run.preset.last < ENDLESS else None
+    with console.deferred():
+        stage = console.stage("step", total, start, "steps", losses.text)
+        before = time.perf_counter()
+        step = start - 1
+        for step, loss in run.steps(start):
+            now = time.perf_counter()
+            losses.add(float(loss))
+            stage.advance(step + 1)
+            run.report(step, loss, now - before)
+            if folder:
+                folder.record(run, step, loss)
+                if run.improved:
+                    path = folder.keep(run, step + 1)
+                    print(f"test loss {run.best} is the best so far, saving model to {path}")
+                if not console.signal:
+                    _say_failure(folder.save_now_and_then(run, step + 1, save_every))
+            if console.signal:
+                break
+            before = time.perf_counter()
+        if folder:
+            folder.save(run, step + 1)
+        if console.signal:
+            console.interrupt(f"interrupted after {step + 1:,} steps")
+        run.settle()
+        if folder and run.best is None:
+            path = folder.keep(run, step + 1)
+            print(f"npnet: saved to {path}", file=sys.stderr)
+    run.evaluation = {}
+    run.finish()
+    if folder and run.evaluation:
+        folder.record(run, step + 1)
+        folder.history.write()
+    if losses.exploded(len(run.vocabulary)):
+        print(
+            f"npnet: the loss rose from {losses.first:.4g} to {losses.mean:.4g}; "
+            "try a lower --learning-rate",
+            file=sys.stderr,
+        )
+
+
+class Losses:
+    """The first loss, and a running mean of about the last hundred."""
+
+    def __init__(self):
+        self.first, self.mean, self.count = 0.0, 0.0, 0
+
+    def add(self, loss):
+        if self.count == 0:
+            self.first = loss
+        self.count += 1
+        self.mean += (loss - self.mean) / min(self.count, 100)
+
+    def text(self):
+        return f"loss {self.mean:.4f}"
+
+    def exploded(self, V):
+        """Whether the model has become much worse than it was and than guessing among V."""
+        return self.mean > 1.5 * max(self.first, math.log(V))
+
+
+def _words(path, console):
+    console.stage(f"reading {Path(path).name}")
+    return read_words(path)
+
+
+def _chosen_preset(args):
+    if args.preset and args.type:
+        raise ValueError("--preset and --type exclude each other")
+    if args.type:
+        types = [name.removeprefix("makemore-") for name in PRESETS if name.startswith("makemore-")]
+        if args.type not in types:
+            raise ValueError(f"unknown type {args.type!r}; there are {', '.join(types)}")
+        return _with_flags(named(f"makemore-{args.type}", args.max_steps), args)
+    if not args.preset and args.max_steps is not None and args.max_steps < 1:
+        raise ValueError(f"--max-steps must be at least 1, got {args.max_steps}")
+    return _with_flags(named(args.preset or "notebook", args.max_steps), args)
+
+
+FLAGS = (
+    "seed",
+    "batch_size",
+    "learning_rate",
+    "weight_decay",
+    "n_layer",
+    "n_head",
+    "n_embd",
+    "n_embd2",
+    "top_k",
+)
+
+
+def _with_flags(preset, args):
+    given = {name: getattr(args, name) for name in FLAGS if getattr(args, name) is not None}
+    if given.get("top_k") == -1:
+        given["top_k"] = None
+    return preset.changed(**given)
+
+
+def _spelled(flag):
+    return "--" + flag.replace("_", "-")
+
+
+def _resumed(args, saved, console):
+    """preset, words and their file (None: our own) of the run that left the checkpoint."""
+    path = Path(args.work_dir) / folders.LAST
+    preset, _ = folders.judged(saved.meta, path)
+    if (args.preset or args.type) and _chosen_preset(args).name != preset.name:
+        raise ValueError(f"the run in {args.work_dir} is {preset.name}; --resume cannot change it")
+    if _with_flags(preset, args) != preset:
+        raise ValueError(
+            f"the run in {args.work_dir} was started with other settings; "
+            "--resume takes only --max-steps"
+        )
+    source = args.input_file or saved.meta["input_file"]
+    try:
+        words = _words(source or NAMES, console)
+    except ValueError as error:
+        if args.input_file:
+            raise
+        raise ValueError(f"{error}; if the words have moved, -i FILE finds them") from None
+    if fingerprint(words) != saved.meta["words"]:
+        raise ValueError(
+            f"{source or NAMES} has other words than the run in {args.work_dir} was started with"
+        )
+    return (
+        (preset if args.max_steps is None else replace(preset, stop=args.max_steps)),
+        words,
+        source,
+    )
+
+
+def _announce(run, words, source, start, console):
+    """One line on what is trained, one on where a resumed run stands, one on foreign words."""
+    preset = run.preset
+    lines = [
+        f"{preset.kind}: {run.model.data.size:,} parameters, {len(words):,} words "
+        f"from {Path(source or NAMES).name}"
+    ]
+    if start:
+        end = f" to {preset.last:,}" if preset.last < ENDLESS else ""
+        lines.append(f"from step {start:,}{end}{_rates(run, start)}")
+    if preset.name != "notebook" and fingerprint(words) != MAKEMORE_NAMES:
+        lines.append(
+            f"the published figures of {preset.name} belong to another list of words, "
+            "the names.txt of makemore"
+        )
+    if not console.progress.quiet:
+        print(*lines, sep="\n", file=sys.stderr)
+
+
+def _rates(run, start):
+    """What the schedule, which the first --max-steps has fixed, gives a resumed run."""
+    if run.schedule is None or run.preset.last <= start:
+        return ""
+    first, last = run.schedule(start), run.schedule(run.preset.last - 1)
+    text = f"{first:g}" if first == last else f"{first:g}, at the end {last:g}"
+    return f", learning rate {text}"
+
+
+def _say_failure(error):
+    if error:
+        print(
+            f"npnet: warning: {error.filename}: {error.strerror}; the run goes on, "
+            "and will be saved when that is possible",
+            file=sys.stderr,
+        )
+
+
+def _last_good(folder):
+    if folder is None:
+        return ""
+    return (
+        f"; the last good checkpoint is {folder.path / folders.LAST}, of step {folder.saved_step}"
+    )
+
+
+def _hint(folder):
+    """How an interrupted run goes on: a command that can be pasted."""
+    if folder is None:
+        return ""
+    program = ["npnet"]
+    if Path(sys.argv[0]).name == "__main__.py":
+        program = [sys.executable, "-m", "npnet"]
+    path = str(folder.path)
+    command = [*program, "train", "-o", f"./{path}" if path.startswith("-") else path, "--resume"]
+    quoted = subprocess.list2cmdline(command) if sys.platform == "win32" else shlex.join(command)
+    return f"; to go on: {quoted}"
+
+
+# sample
+
+
+def sample(args, console):
+    trained = folders.open_model(args.model, args.input_file)
+    _print_words(
+        trained, args.num_samples, args.seed, args.prompt, args.temperature, args.top_k, console
+    )
+    return 0
+
+
+def _sample_only(args, console):
+    trained = folders.open_model(args.work_dir, args.input_file)
+    top_k = None if args.top_k in (None, -1) else args.top_k
+    seed = LECTURE_SEED if args.seed is None else args.seed
+    _print_words(trained, 50, seed, "", 1.0, top_k, console)
+    return 0
+
+
+def _print_words(trained, n, seed, prompt, temperature, top_k, console):
+    """n words, marked "in train", "in test" or "new" where the words of its run are at hand."""
+    if trained.path.name != folders.MODEL and not console.progress.quiet:
+        print(f"npnet: drawn from {trained.path}, of step {trained.step:,}", file=sys.stderr)
+    generator = TorchGenerator(seed)
+    known = trained.words and trained.preset.divide(trained.words)
+    stage = console.stage("drawing words", n)
+    for done in range(0, n, MOST_AT_ONCE):
+        words = generate(
+            trained.model,
+            trained.vocabulary,
+            generator,
+            min(MOST_AT_ONCE, n - done),
+            prompt=prompt,
+            temperature=temperature,
+            top_k=top_k,
+        )
+        if known is None:
+            print(*words, sep="\n")
+        else:
+            for word, mark in mark_words(words, *known):
+                print(f"{word:<20} {mark}")
+        stage.advance(done + len(words))
+
+
+# diagnose
+
+
+def diagnose(args, console):
+    with console.deferred():
+        from npnet import diagnose as diagnostics
+
+    if args.preset not in PRESETS:
+        raise ValueError(f"unknown preset {args.preset!r}; there are {', '.join(PRESETS)}")
+    words = _words(args.input_file or NAMES, console)
+    diagnostics.diagnose(named(args.preset, args.max_steps), words, args.plot)
+    return 0

@@ -1,0 +1,284 @@
+"""The folder of one run: last.npz to go on from, model.npz to draw from, history.csv to look at.
+
+last.npz is the run as it stands, saved now and then. model.npz is the model that the run ended
+with, or the best so far where the original keeps that one. history.csv has one line for about every
+thousandth of the steps, and one for each evaluation.
+"""
+
+import os
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from npnet import checkpoint
+from npnet.data import NAMES, DataError, read_words
+from npnet.models import Model
+from npnet.presets import fingerprint, restored
+from npnet.train import Diverged
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    import msvcrt
+
+MODEL, LAST, HISTORY, LOCK = "model.npz", "last.npz", "history.csv", ".lock"
+COLUMNS = "step,batch_loss,train_loss,val_loss,test_loss,learning_rate,seconds"
+SAVE_SECONDS = 10.0
+ENDLESS_EVERY = 10  # steps from line to line of history.csv where a preset has no end
+
+
+class Folder:
+    """Open while the run lives, `with Folder(path) as folder:`, and locked against a second one.
+
+    resume wants a run in it, overwrite replaces one; without either a run in it is a ValueError.
+    """
+
+    def __init__(self, path, resume=False, overwrite=False):
+        self.path, self.resume, self.overwrite = Path(path), resume, overwrite
+        self.failed = False
+        self.saved_step = None
+
+    def __enter__(self):
+        if self.resume and not (self.path / LAST).exists():
+            raise ValueError(f"{self.path} holds no run to resume: there is no {LAST} in it")
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(self.path)
+        try:
+            taken = [name for name in (LAST, MODEL) if (self.path / name).exists()]
+            if taken and not self.resume and not self.overwrite:
+                raise ValueError(
+                    f"{self.path} holds a run; --resume goes on with it, --overwrite replaces it"
+                )
+        except BaseException:
+            self._lock.close()
+            raise
+        return self
+
+    def __exit__(self, *error):
+        self._lock.close()
+
+    def load(self):
+        """The Checkpoint to go on from."""
+        return checkpoint.load(self.path / LAST)
+
+    def begin(self, run, words, input_file, saved=None):
+        """Put the run where the checkpoint left it, if there is one -> the step it starts with.
+
+        It is saved at once, which shows that the folder can be written to.
+        """
+        start, seconds = 0, 0.0
+        if saved:
+            start, seconds = _restore(run, saved, self.path / LAST), saved.meta["seconds"]
+        self.origin = {
+            "preset": asdict(run.preset),
+            "input_file": input_file and str(Path(input_file).resolve()),
+            "words": fingerprint(words),
+        }
+        self.began = time.perf_counter() - seconds
+        self.every = max(1, run.preset.steps // 1000) if run.preset.steps >= 0 else ENDLESS_EVERY
+        self.history = History(self.path / HISTORY, start)
+        if start > run.preset.last:
+            raise ValueError(
+                f"--max-steps {run.preset.last} lies before step {start}, "
+                f"which the run in {self.path} has reached"
+            )
+        self.save(run, start)
+        if not saved:
+            (self.path / MODEL).unlink(missing_ok=True)
+        return start
+
+    def record(self, run, step, loss=None):
+        """A line of the history, if the step or the run's evaluation deserves one."""
+        if loss is not None and step % self.every and not run.evaluation:
+            return
+        rate = run.schedule(step) if run.schedule and loss is not None else None
+        losses = [run.evaluation.get(name) for name in ("train", "val", "test")]
+        cells = [step, loss, *losses, rate, round(time.perf_counter() - self.began, 3)]
+        self.history.add("" if cell is None else str(cell) for cell in cells)
+
+    def save(self, run, step):
+        """last.npz, so that the run can go on with step `step`."""
+        self.history.write()
+        optimizer = run.optimizer.state() if run.optimizer else {}
+        generators = {name: generator.state() for name, generator in run.generators.items()}
+        self._write(LAST, run, step, optimizer, generators)
+        self.saved_step, self.saved_at, self.failed = step, time.perf_counter(), False
+
+    def save_now_and_then(self, run, step, every=None):
+        """The same every `every` steps, or every SAVE_SECONDS -> None, or the OSError of a save
+        that failed for the first time; the next is tried a while later."""
+        now = time.perf_counter()
+        if step % every if every else now - self.saved_at < SAVE_SECONDS:
+            return None
+        try:
+            self.save(run, step)
+        except OSError as error:
+            self.saved_at, first, self.failed = now, not self.failed, True
+            return error if first else None
+
+    def keep(self, run, step):
+        """model.npz -> its path."""
+        self._write(MODEL, run, step, {}, {})
+        return self.path / MODEL
+
+    def _write(self, name, run, step, optimizer, generators):
+        if not np.isfinite(run.model.data).all():
+            raise Diverged(f"a parameter is no finite number after {step} steps")
+        seconds = round(time.perf_counter() - self.began, 3)
+        meta = self.origin | {"step": step, "best": run.best, "seconds": seconds}
+        content = checkpoint.Checkpoint(run.model, run.vocabulary, meta, optimizer, generators)
+        checkpoint.save(self.path / name, content)
+
+
+def _locked(path):
+    """An open file with a lock that dies with this process."""
+    file = open(path / LOCK, "ab")  # noqa: SIM115
+    try:
+        if os.name == "nt":
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        file.close()
+        raise ValueError(f"{path}: another run is at work in this folder") from None
+    return file
+
+
+def _restore(run, saved, path):
+    """Put the run where the checkpoint at `path` left it; returns the step it goes on with."""
+    try:
+        checkpoint.fill(run.model.parameters(), saved.model.parameters(), "the model")
+        checkpoint.fill(run.model.buffers(), saved.model.buffers(), "the model")
+        if run.optimizer:
+            checkpoint.fill(run.optimizer.state(), saved.optimizer, "the optimiser")
+        for name, generator in run.generators.items():
+            generator.set_state(saved.generators[name])
+        run.best = saved.meta["best"]
+        return saved.meta["step"]
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise checkpoint.CheckpointError(f"{path}: no run can go on from here ({error})") from None
+
+
+class History:
+    """history.csv: the lines of the steps before `start` stay, what follows them is replaced."""
+
+    def __init__(self, path, start):
+        self.path, self.pending = path, []
+        self.size = 0
+        header = COLUMNS.encode() + b"\n"
+        lines = path.read_bytes().splitlines(keepends=True) if start and path.exists() else []
+        if lines[:1] == [header]:
+            self.size = len(header)
+            for line in lines[1:]:
+                step = line.partition(b",")[0]
+                if not line.endswith(b"\n") or not step.isdigit() or int(step) >= start:
+                    break
+                self.size += len(line)
+        if self.size == 0:
+            self.add([COLUMNS])
+
+    def add(self, cells):
+        self.pending.append(",".join(cells) + "\n")
+
+    def write(self):
+        """Append what is pending; after a failure the next call repairs the end."""
+        data = "".join(self.pending).encode()
+        if not data:
+            return
+        with open(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
+            file.truncate(self.size)
+            file.seek(self.size)
+            file.write(data)
+        self.size += len(data)
+        self.pending.clear()
+
+
+@dataclass
+class Trained:
+    """A model as its run left it. words are those it was trained on, None where they are gone."""
+
+    path: Path
+    model: Model
+    vocabulary: Any
+    preset: Any
+    step: int
+    words: list[str] | None
+
+
+def open_model(path, input_file=None):
+    """The model of a run's folder, or in a file: Trained.
+
+    A folder gives its model.npz, unless there is none or last.npz is another or a longer run; then
+    last.npz, calibrated where that is needed.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path, saved = _newest(path)
+    else:
+        saved = checkpoint.load(path)
+    preset, step = judged(saved.meta, path)
+    words = _training_words(saved.meta, input_file)
+    model = saved.model
+    if saved.generators and preset.calibrated:
+        if words is None:
+            raise ValueError(f"{path} needs the words of its run to be calibrated: -i FILE")
+        run = preset.prepare(words)
+        checkpoint.fill(run.model.parameters(), model.parameters(), "the model")
+        run.settle()
+        model = run.model
+    return Trained(path, model, saved.vocabulary, preset, step, words)
+
+
+def _newest(folder):
+    files = [path for path in (folder / MODEL, folder / LAST) if path.exists()]
+    if not files:
+        raise ValueError(f"{folder} holds no model: there is no {MODEL} and no {LAST} in it")
+    saved = {path: checkpoint.load(path) for path in files}
+    path = files[0]
+    if len(files) == 2:
+        model, last = (saved[path].meta for path in files)
+        (preset, step), (last_preset, last_step) = (
+            judged(saved[path].meta, path) for path in files
+        )
+        other = replace(preset, stop=None) != replace(last_preset, stop=None)
+        if other or model["words"] != last["words"] or (last["best"] is None and last_step > step):
+            path = files[1]
+    return path, saved[path]
+
+
+def judged(meta, path):
+    """(preset, step) of a checkpoint's meta; one that npnet train did not write is refused."""
+    try:
+        preset = restored(meta["preset"])
+        step, best, seconds = meta["step"], meta["best"], meta["seconds"]
+        meta["words"], meta["input_file"]
+    except (KeyError, ValueError) as error:
+        raise checkpoint.CheckpointError(f"{path}: not a run of npnet train ({error})") from None
+    wrong = (
+        not (type(step) is int and step >= 0)
+        or not (best is None or type(best) is float)
+        or type(seconds) is not float
+    )
+    if wrong:
+        raise checkpoint.CheckpointError(f"{path}: not a run of npnet train")
+    return preset, step
+
+
+def _training_words(meta, input_file):
+    """The words that the run was started with, or None where they are gone and no file was
+    given."""
+    path = input_file or meta["input_file"] or NAMES
+    try:
+        words = read_words(path)
+    except DataError:
+        if input_file:
+            raise
+        return None
+    if fingerprint(words) == meta["words"]:
+        return words
+    if input_file:
+        raise ValueError(f"{input_file} has other words than the model was trained on")
+    return None

@@ -1,0 +1,264 @@
+"""What surrounds a command: progress on stderr, signals, and an output that may fail.
+
+    with Console() as console:
+        stage = console.stage("evaluating", total)
+        stage.advance(done)
+
+Whoever works only says how far it is; a thread draws that, redrawn in place on a terminal, else a
+line now and then.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+
+PATIENCE = 2.0  # seconds that a command may take without a word
+FORCE = 1.0  # seconds after which a second signal no longer waits for a safe place to stop
+
+
+class Interrupted(BaseException):
+    """A signal ended the command; str() says what it left behind."""
+
+    def __init__(self, number, message="interrupted"):
+        super().__init__(message)
+        self.number = number
+
+
+class Stage:
+    """Something that takes its time: what, how far it is, and a detail as a function that gives a
+    text. total None: it ends with Ctrl-C; 0: nobody knows when."""
+
+    def __init__(self, what, total=0, start=0, unit="", detail=None):
+        self.what, self.total, self.start, self.done = what, total, start, start
+        self.unit, self.detail, self.began = unit, detail, time.perf_counter()
+
+    def advance(self, done, total=None):
+        self.done = done
+        if total is not None:
+            self.total = total
+
+    def line(self, now):
+        """The progress line at the time `now`, in the seconds of time.perf_counter."""
+        parts = [self.what]
+        if self.total:
+            parts[0] += f" {self.done:,}/{self.total:,}"
+        elif self.done:
+            parts[0] += f" {self.done:,}"
+        if self.detail and self.done > self.start:
+            parts.append(self.detail())
+        rate = (self.done - self.start) / max(now - self.began, 1e-9)
+        if self.unit and rate:
+            parts.append(f"{rate:,.0f} {self.unit}/s" if rate >= 1 else f"{1 / rate:,.1f} s each")
+        if self.total is None:
+            parts.append("until Ctrl-C")
+        elif self.total and rate:
+            parts.append(f"{_duration((self.total - self.done) / rate)} left")
+        return "  ".join(parts)
+
+
+def _duration(seconds):
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return (
+        f"{hours} h {minutes} min" if hours else f"{minutes} min" * (minutes > 0) or f"{seconds} s"
+    )
+
+
+class Progress:
+    """Draws the current stage on a stream. tqdm does it where it is installed and the stream is a
+    terminal."""
+
+    def __init__(self, stream, quiet=False):
+        self.stream, self.quiet = stream, quiet
+        self.terminal = stream.isatty()
+        self.current = None
+        self.mid_line = False  # stdout is in the middle of a line
+        self._drawn, self._bar, self._thread = False, None, None
+        self._lock, self._closed = threading.Lock(), threading.Event()
+
+    def stage(self, *args, **options):
+        self._end_stage()
+        self.current = Stage(*args, **options)
+        if self._thread is None and not self.quiet:
+            self._thread = threading.Thread(target=self._tick, daemon=True)
+            self._thread.start()
+        return self.current
+
+    def _tick(self):
+        pause = 0.1 if self.terminal else PATIENCE
+        while not self._closed.wait(pause):
+            with self._lock:
+                stage = self.current
+                if stage and not self.mid_line:
+                    self._draw(stage)
+            if not self.terminal:
+                pause = min(60.0, pause * 1.2)
+
+    def _draw(self, stage):
+        if not self.terminal:
+            self.stream.write(stage.line(time.perf_counter()) + "\n")
+            self.stream.flush()
+            return
+        self._drawn = True
+        if stage.unit and stage.total and self._tqdm(stage):
+            return
+        line = stage.line(time.perf_counter())[: shutil.get_terminal_size().columns - 1]
+        self.stream.write(f"\r{line}\x1b[K")
+        self.stream.flush()
+
+    def _tqdm(self, stage):
+        try:
+            from tqdm import tqdm
+        except ImportError:
+            return False
+        if self._bar is None:
+            self._bar = tqdm(
+                total=stage.total,
+                initial=stage.start,
+                desc=stage.what,
+                unit=" " + stage.unit,
+                leave=False,
+                file=self.stream,
+            )
+        self._bar.n = stage.done
+        if stage.detail and stage.done > stage.start:
+            self._bar.set_postfix_str(stage.detail(), refresh=False)
+        self._bar.refresh()
+        return True
+
+    @contextlib.contextmanager
+    def erased(self):
+        """Nothing is drawn while the block writes to the same terminal."""
+        with self._lock:
+            self._erase()
+            yield
+
+    def _erase(self):
+        if self._drawn:
+            if self._bar is not None:
+                self._bar.clear()
+            else:
+                self.stream.write("\r\x1b[K")
+                self.stream.flush()
+            self._drawn = False
+
+    def _end_stage(self):
+        with self._lock:
+            stage, self.current = self.current, None
+            self._erase()
+            if self._bar is not None:
+                self._bar.close()
+                self._bar = None
+        now = time.perf_counter()
+        if stage and not self.terminal and not self.quiet and now - stage.began > PATIENCE:
+            self._draw(stage)
+
+    def close(self):
+        self._end_stage()
+        self._closed.set()
+
+
+class Output:
+    """A standard stream whose failure can be survived: what cannot be written is dropped.
+
+    error is the first failure. With survives False it is raised as well, for a command that has
+    nothing to keep.
+    """
+
+    def __init__(self, stream, name, progress=None, survives=False):
+        self.stream, self.name, self.progress, self.survives = stream, name, progress, survives
+        self.error = None
+
+    def write(self, text):
+        with self._careful():
+            if self.progress is None or not self.progress.terminal or not self.stream.isatty():
+                self.stream.write(text)
+            else:
+                with self.progress.erased():
+                    self.stream.write(text)
+                    self.progress.mid_line = not text.endswith("\n")
+        return len(text)
+
+    def flush(self):
+        with self._careful():
+            self.stream.flush()
+
+    @contextlib.contextmanager
+    def _careful(self):
+        try:
+            yield
+        except OSError as error:
+            if self.error is None:
+                error.filename = self.name
+                self.error = error
+                # What is still in the buffer must go somewhere when Python ends.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+            if not self.survives:
+                raise
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+
+class Console:
+    """Signals and standard streams of one command, given back as they were.
+
+    SIGINT, SIGTERM and SIGHUP raise Interrupted; inside `with console.deferred():` the first one is
+    only noted in `signal`, and raised at the end of the block. A second one that comes more than
+    a second later does not wait. A signal that is ignored (nohup) stays ignored.
+    """
+
+    def __init__(self):
+        self.signal = 0
+        self._since = 0.0
+        self._deferred, self._raised = 0, False
+        self._previous = {}
+
+    def __enter__(self):
+        self._streams = sys.stdout, sys.stderr
+        stderr = Output(sys.stderr, "standard error", survives=True)
+        self.progress = Progress(stderr)
+        sys.stderr = Output(stderr, "standard error", self.progress)
+        self.stdout = sys.stdout = Output(sys.stdout, "standard output", self.progress)
+        self.stage = self.progress.stage
+        if threading.current_thread() is threading.main_thread():
+            for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+                number = getattr(signal, name, None)  # Windows has no SIGHUP
+                if number and signal.getsignal(number) not in (None, signal.SIG_IGN):
+                    self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *error):
+        self._raised = True
+        self.progress.close()
+        sys.stdout, sys.stderr = self._streams
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number, frame):
+        now = time.monotonic()
+        if not self.signal:
+            self.signal, self._since = number, now
+        if not self._deferred or now - self._since > FORCE:
+            self.interrupt()
+
+    def interrupt(self, message="interrupted"):
+        """End the command for the signal that was noted; further ones change nothing."""
+        if not self._raised:
+            self._raised = True
+            raise Interrupted(self.signal, message)
+
+    @contextlib.contextmanager
+    def deferred(self):
+        """Signals wait for the end of this block."""
+        self._deferred += 1
+        try:
+            yield
+        finally:
+            self._deferred -= 1
+        if self.signal and not self._deferred:
+            self.interrupt()

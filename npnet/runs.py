@@ -1,0 +1,286 @@
+"""A run in progress, one class for each family of presets.
+
+A Run holds the data, the model, the optimiser and the random streams, drawn from in the original's
+order. `steps` trains; `report` prints what the original prints along the way; `settle` gives the
+model what it still needs after its last step; `finish` prints what the original prints in the end.
+"""
+
+import math
+import random
+from typing import Any
+
+import numpy as np
+
+from npnet import train
+from npnet.data import LONGEST_WORD, Vocabulary, build_dataset, build_sequences, split
+from npnet.models import build
+from npnet.optim import SGD, AdamW, constant, linear_decay, step_decay
+from npnet.random import TorchGenerator
+from npnet.sample import generate, mark_words, sort_by_novelty
+
+
+class Run:
+    """`generators` and the optimiser's state, with the model, are all that a resumed run needs.
+
+    best is the lowest test loss so far, where the original keeps the best model; improved says that
+    the last report lowered it. evaluation is what the last report or `finish` found, split -> loss.
+    stage(what) announces something that takes its time and may return a function (done, total).
+    """
+
+    model: Any
+    vocabulary: Vocabulary
+    schedule: Any = None
+    optimizer: Any = None
+    best: float | None = None
+    improved = False
+
+    def __init__(self, preset):
+        self.preset = preset
+        self.generators: dict[str, Any] = {}
+        self.evaluation: dict[str, float] = {}
+        self.stage = lambda what: None
+
+    def steps(self, start=0):
+        """Train from step `start` to the last: yields (step, loss) after each."""
+        batches = self.batches(start)
+        last = self.preset.last
+        return train.loop(self.model, batches, self.optimizer, self.schedule, last, start)
+
+    def batches(self, start):
+        """The minibatches from step `start` on."""
+        raise NotImplementedError
+
+    def report(self, step, loss, seconds):
+        """After step `step`, which took so many seconds."""
+
+    def settle(self):
+        """After the last step, before the model is kept."""
+
+    def finish(self):
+        """After that: nothing changes any more."""
+
+
+class LectureRun(Run):
+    def __init__(self, preset, words):
+        super().__init__(preset)
+        if preset.batch_size < 2:
+            raise ValueError(
+                f"batch_size must be at least 2 for BatchNorm, got {preset.batch_size}"
+            )
+        self.vocabulary = Vocabulary(words)
+        parts = zip(("train", "val", "test"), split(words), strict=True)
+        self.data = {
+            name: build_dataset(part, self.vocabulary, preset.block_size) for name, part in parts
+        }
+        self.generator = TorchGenerator(preset.seed)
+        self.generators = {"generator": self.generator}
+        self.model = build(
+            preset.kind, preset.config(len(self.vocabulary), preset.block_size), self.generator
+        )
+        self.optimizer = SGD(self.model.data, self.model.grad)
+        self.schedule = step_decay(
+            preset.learning_rate, preset.steps if preset.drop_at is None else preset.drop_at
+        )
+
+    def batches(self, start):
+        return train.minibatches(*self.data["train"], self.preset.batch_size, self.generator)
+
+    def report(self, step, loss, seconds):
+        if step % self.preset.log_every == 0:
+            print(f"{step:7d}/{self.preset.steps:7d}: {loss:.4f}", flush=True)
+
+    def settle(self):
+        if self.preset.calibrated:
+            train.calibrate(self.model, self.data["train"][0], watch=self.stage("calibrating"))
+
+    def finish(self):
+        self._print_losses()
+        print(*(name + "." for name in self._names(20)), sep="\n")
+
+    def _print_losses(self):
+        for name in self.preset.splits:
+            watch = self.stage(f"evaluating {name}")
+            loss = float(np.float32(train.evaluate(self.model, *self.data[name], watch=watch)))
+            self.evaluation[name] = loss
+            print(name, loss, flush=True)
+
+    def _names(self, n):
+        seed = self.preset.names_seed
+        generator = self.generator if seed is None else TorchGenerator(seed)
+        return generate(self.model, self.vocabulary, generator, n, rule="2022", batch_size=1)
+
+
+class NotebookRun(LectureRun):
+    """The lecture's run, looked at ten times along the way. That changes nothing in it, but for the
+    statistics of its BatchNorm, which training does not read."""
+
+    def __init__(self, preset, words):
+        super().__init__(preset, words)
+        self.known = preset.divide(words)
+
+    def report(self, step, loss, seconds):
+        self.evaluation = {}
+        done = step + 1
+        if done % max(1, self.preset.steps // 10) == 0 and done < self.preset.last:
+            self.settle()
+            self.evaluation["val"] = train.evaluate(self.model, *self.data["val"])
+            words = ", ".join(
+                f"{word} ({mark})" for word, mark in mark_words(self._names(3), *self.known)
+            )
+            print(f"step {done:,}  val {self.evaluation['val']:.4f}  {words}", flush=True)
+
+    def finish(self):
+        self._print_losses()
+        for word, mark in mark_words(self._names(20), *self.known):
+            print(f"{word:<20} {mark}")
+
+
+class BigramRun(Run):
+    def __init__(self, preset, words):
+        super().__init__(preset)
+        self.vocabulary = Vocabulary(words)
+        self.data = build_sequences(words, self.vocabulary, max(map(len, words)) + 1)
+        config = preset.config(len(self.vocabulary), self.data[0].shape[1])
+        self.model = build("bigram", config, TorchGenerator(preset.seed))
+
+    def steps(self, start=0):
+        return iter(())
+
+    def settle(self):
+        train.count_bigrams(self.model, *self.data)
+
+    def finish(self):
+        for rule, title in (("2022", "torch 1.12 and 1.13"), ("current", "torch 2.7 and later")):
+            generator = TorchGenerator(self.preset.seed)
+            how = {"rule": rule, "replacement": True, "max_length": LONGEST_WORD, "batch_size": 1}
+            names = generate(self.model, self.vocabulary, generator, 5, **how)
+            print(f"names, as {title} draw them:", *(name + "." for name in names))
+        self.evaluation["train"] = train.evaluate(self.model, *self.data)
+        print(f"nll {self.evaluation['train']:.6f}")
+
+
+class MakemoreRun(Run):
+    def __init__(self, preset, words):
+        super().__init__(preset)
+        self.generator = TorchGenerator(preset.seed)
+        self.vocabulary = Vocabulary(words)
+        self.block_size = max(map(len, words)) + 1
+        self.novelty = preset.divide(words, self.generator)
+        self.train, self.test = (
+            build_sequences(part, self.vocabulary, self.block_size) for part in self.novelty
+        )
+        self.model = build(
+            preset.kind, preset.config(len(self.vocabulary), self.block_size), self.generator
+        )
+        self.optimizer = AdamW(
+            self.model.data, self.model.grad, betas=(0.9, 0.99), weight_decay=preset.weight_decay
+        )
+        self.schedule = constant(preset.learning_rate)
+        self.sampler = self._loader()
+        self.generators = {"generator": self.generator, "sampler": self.sampler}
+
+    def _loader(self):
+        """A torch DataLoader draws a base seed, which nothing here uses, then the seed of its
+        sampler's generator."""
+        self.generator.random_int64()
+        return TorchGenerator(self.generator.random_int64())
+
+    def batches(self, start):
+        return train.minibatches(*self.train, self.preset.batch_size, self.sampler)
+
+    def report(self, step, loss, seconds):
+        self.improved, self.evaluation = False, {}
+        if step % 10 == 0:
+            print(f"step {step} | loss {loss:.4f} | step time {seconds * 1000:.2f}ms", flush=True)
+        if step > 0 and step % 500 == 0:
+            train_loss, test_loss = self._evaluate(*self.train), self._evaluate(*self.test)
+            print(f"step {step} train loss: {train_loss} test loss: {test_loss}", flush=True)
+            self.evaluation = {"train": train_loss, "test": test_loss}
+            self.improved = test_loss < (math.inf if self.best is None else self.best)
+            if self.improved:
+                self.best = test_loss
+        if step > 0 and step % 200 == 0:
+            self.print_samples(10)
+
+    def _evaluate(self, x, y, batch_size=100, most=11):
+        """The mean of the means of at most eleven shuffled batches, in float32 as the original
+        takes it."""
+        order = self._loader().randperm(len(x))
+        starts = range(0, len(x), batch_size)[:most]
+        parts = (order[start : start + batch_size] for start in starts)
+        return float(
+            np.mean([self.model.loss(x[part], y[part]) for part in parts], dtype=np.float32)
+        )
+
+    def print_samples(self, n):
+        words = generate(
+            self.model, self.vocabulary, self.generator, n, top_k=self.preset.top_k, draw_all=True
+        )
+        print("-" * 80)
+        for heap, title in zip(
+            sort_by_novelty(words, *self.novelty), ("in train", "in test", "new"), strict=True
+        ):
+            print(f"{len(heap)} samples that are {title}:", *heap, sep="\n")
+        print("-" * 80, flush=True)
+
+
+class MicrogptRun(Run):
+    block_size = 16
+
+    def __init__(self, preset, words):
+        super().__init__(preset)
+        self.words = list(words)
+        self.vocabulary = Vocabulary(words)
+        self.generator = PythonRandom(preset.seed)
+        self.generators = {"generator": self.generator}
+        self.generator.random.shuffle(self.words)
+        config = preset.config(len(self.vocabulary), self.block_size, dtype="float64")
+        self.model = build(preset.kind, config, self.generator)
+        self.optimizer = AdamW(self.model.data, self.model.grad, betas=(0.85, 0.99), weight_decay=0)
+        self.schedule = linear_decay(preset.learning_rate, preset.steps)
+
+    def batches(self, start):
+        step = start
+        while True:
+            tokens = self.vocabulary.encode("." + self.words[step % len(self.words)] + ".")[
+                : self.block_size + 1
+            ]
+            yield tokens[None, :-1], tokens[None, 1:]
+            step += 1
+
+    def report(self, step, loss, seconds):
+        print(f"step {step + 1:4d} / {self.preset.steps:4d} | loss {loss:.4f}", flush=True)
+
+    def finish(self):
+        how = {"temperature": 0.5, "max_length": self.block_size, "batch_size": 1}
+        for i, name in enumerate(generate(self.model, self.vocabulary, self.generator, 20, **how)):
+            print(f"sample {i + 1:2d}: {name}")
+
+
+class PythonRandom:
+    """Python's `random` in the place of a TorchGenerator, for microgpt, which numbers the boundary
+    last, not first."""
+
+    def __init__(self, seed):
+        self.random = random.Random(seed)
+
+    def normal(self, mean, std, shape, dtype):
+        return np.array(
+            [self.random.gauss(mean, std) for _ in range(int(np.prod(shape)))], dtype
+        ).reshape(shape)
+
+    def multinomial(self, probs, num_samples, replacement=False, rule=""):
+        V = probs.shape[-1]
+        drawn = [
+            self.random.choices(range(V), weights=np.roll(row, -1).tolist())[0] for row in probs
+        ]
+        return (np.array(drawn)[:, None] + 1) % V
+
+    def state(self):
+        version, words, gauss = self.random.getstate()
+        tail = np.array([0.0 if gauss is None else gauss]).view(np.uint64)
+        return np.concatenate([np.array([version, gauss is not None, *words], np.uint64), tail])
+
+    def set_state(self, state):
+        gauss = float(state[-1:].view(np.float64)[0]) if state[1] else None
+        self.random.setstate((int(state[0]), tuple(state[2:-1].tolist()), gauss))
