@@ -10,7 +10,7 @@ costs nothing and the command line can choose the number of BLAS threads before 
 
 import importlib
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "checkpoint": ["Checkpoint", "load", "save"],
@@ -22,6 +22,10 @@ _HOME = {
     "train": ["calibrate", "evaluate", "fit", "minibatches"],
 }
 __all__ = sorted(name for names in _HOME.values() for name in names)
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name):

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-NAMES = Path(__file__).with_name("names.txt")
+NAMES = Path(__file__).with_name("names.txt")  # where a wheel has it
+if not NAMES.exists():
+    NAMES = Path(__file__).parents[1] / "names.txt"  # and a clone
 LONGEST_WORD = 1000
 
 

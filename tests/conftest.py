@@ -1,5 +1,5 @@
-"""Hypothesis profiles (HYPOTHESIS_PROFILE names one), one thread for each library, the original
-names file."""
+"""Hypothesis profiles (HYPOTHESIS_PROFILE names one), one thread for each library, and the data of
+the published runs, which the repository does not contain."""
 
 import os
 from pathlib import Path
@@ -28,11 +28,31 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 
-@pytest.fixture(scope="session")
-def makemore_names() -> Path:
-    """The names file of makemore, to which the published figures belong and which the repository
-    does not contain."""
-    path = Path(__file__).parents[2] / "shared" / "makemore-names.txt"
-    if not path.exists():
-        pytest.skip(f"needs makemore's names.txt as {path}")
-    return path
+# Environment variable -> the file whose path it is. Tests ask for the fixture of that name in small
+# letters.
+PUBLISHED = {"MAKEMORE_NAMES": "the names.txt of github.com/karpathy/makemore"}
+
+
+def published(variable):
+    @pytest.fixture(scope="session")
+    def file() -> Path:
+        if variable not in os.environ:
+            pytest.skip(f"needs {variable}")
+        path = Path(os.environ[variable]).absolute()
+        assert path.is_file(), f"{variable}: there is no file {path}"
+        return path
+
+    return file
+
+
+globals().update({variable.lower(): published(variable) for variable in PUBLISHED})
+
+
+def pytest_terminal_summary(terminalreporter):
+    skipped = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
+    missing = {v: sum(f"needs {v}'" in reason for reason in skipped) for v in PUBLISHED}
+    if n := sum(missing.values()):
+        files = ", ".join(f"{v} to the path of {PUBLISHED[v]}" for v, k in missing.items() if k)
+        terminalreporter.write_line(
+            f"tests of published runs skipped: {n}; to run them, set {files}"
+        )

@@ -50,6 +50,14 @@ def test_npnet_imports_numpy_and_the_standard_library():
     assert found - sys.stdlib_module_names <= {"npnet", "numpy"}
 
 
+def test_what_is_imported_later_is_listed_already():
+    code = "import npnet, sys; print(*dir(npnet), 'numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    names = done.stdout.split()
+    assert {"AdamW", "Config", "build", "generate", "read_words", "__version__"} <= set(names)
+    assert names[-1] == "False"
+
+
 def reference_modules(root: Path) -> list[str]:
     return [name for name in REFERENCE if (root / (name.replace(".", "/") + ".py")).exists()]
 
