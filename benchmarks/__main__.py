@@ -12,9 +12,9 @@ if __name__ == "__main__":  # before NumPy starts its threads
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
-from benchmarks import measure, step  # noqa: E402
-from benchmarks.rows import ROWS  # noqa: E402
-from npnet.data import NAMES, DataError, read_words  # noqa: E402
+from benchmarks import measure, step
+from benchmarks.rows import ROWS
+from npnet.data import NAMES, DataError, read_words
 
 
 def parse(argv):
