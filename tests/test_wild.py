@@ -78,6 +78,27 @@ def test_autograd_gradient_of_two_or_three_numbers_raises(ag):
         f(np.array([0.0, 1.0, 2.0]))  # [b - a, (c - a) / 2, c - b]: [-1.5, 0, 1.5]
 
 
+def test_autograd_prod_divides_by_zero(ag):
+    with np.errstate(invalid="ignore"):
+        dx = ag.grad(ag.numpy.prod)(np.array([0.0, 2.0]))
+
+    np.testing.assert_array_equal(dx, [np.nan, 0])  # of x0 x1: [2, 0]
+
+
+def test_autograd_sinc_divides_by_zero(ag):
+    with np.errstate(invalid="ignore"):
+        assert np.isnan(ag.grad(ag.numpy.sinc)(0.0))  # sinc is even, so its slope is 0
+    x = 1e-3
+    np.testing.assert_allclose(ag.grad(ag.numpy.sinc)(x), -(np.pi**2) / 3 * x, rtol=1e-5)
+
+
+def test_autograd_where_does_not_add_up_what_was_broadcast(ag):
+    first = np.array([[True, False], [False, False]])
+    dy = ag.grad(lambda y: ag.numpy.sum(ag.numpy.where(first, 0.0, y)))(np.ones(2))
+
+    assert dy.tolist() == [[0, 1], [1, 1]]  # and not [1, 2]
+
+
 def test_sklearn_multiplies_the_gradient_by_the_number_of_outputs():
     from sklearn.neural_network import MLPRegressor
 
@@ -134,3 +155,24 @@ def test_mygrad_gru_writes_into_the_gradient_it_is_given():
     states.backward(dstates)
 
     assert dstates.ravel().tolist() == [1, 1.5, 1]  # the gate is 1/2; it was [1, 1, 1]
+
+
+def test_mygrad_std_of_one_number_divides_by_zero():
+    import mygrad
+
+    x = mygrad.tensor([2.0])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mygrad.std(x).backward()
+
+    assert np.isnan(x.grad)  # it is 0 whatever x is, and so is its slope
+    assert mygrad.std(mygrad.tensor([3.0])).item() == 0
+
+
+def test_mygrad_leaky_relu_has_no_slope_at_zero():
+    from mygrad import tensor
+    from mygrad.nnet.activations import leaky_relu
+
+    x = tensor([-1.0, 0.0, 1.0])
+    leaky_relu(x, 0.1).backward()
+
+    assert x.grad.tolist() == [0.1, 0, 1]  # anything from 0.1 to 1 would do
