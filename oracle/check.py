@@ -26,7 +26,7 @@ import torch
 from oracle.cases import arrays_in
 from oracle.compare import Mismatch, Result, compare, rounding_scale
 from oracle.complex_step import compare_with_differences, complex_step
-from oracle.mistakes import likely_mistake
+from oracle.proof.mistakes import likely_mistake
 from oracle.signature import extent, letters, parse
 
 TOLERANCE = {np.dtype(np.float64): (1e-9, 1e-10), np.dtype(np.float32): (1e-5, 1e-5)}

@@ -18,7 +18,7 @@ from oracle import chunked as reference
 from oracle import templates
 from oracle.cases import CASES, COMMON, Trial, arrays_in
 from oracle.check import decide, read_only
-from oracle.mistakes import likely_mistake
+from oracle.proof.mistakes import likely_mistake
 from oracle.table import minibatch
 
 DONE, WRONG, NOT_YET = "done", "wrong", "not yet done"

@@ -14,7 +14,6 @@ from oracle import check
 from oracle import ops as reference
 from oracle.compare import Mismatch
 from oracle.complex_step import complex_step
-from oracle.mistakes import likely_mistake
 from oracle.signature import extent, parse
 
 LINEAR = "(n,i),(i,o),(o)->(n,o)"
@@ -111,7 +110,7 @@ WRONG = {
         dw * -0.5,
         db,
     ),
-    "it is the right gradient times a factor of 1.1": lambda dx, dw, db, dy, x, w: (
+    "all elements are the right ones times 1.1": lambda dx, dw, db, dy, x, w: (
         dx,
         1.1 * dw,
         db,
@@ -130,7 +129,7 @@ WRONG = {
     "it is all zeros": lambda dx, dw, db, dy, x, w: (dx, np.zeros_like(dw), db),
     "elements are right": lambda dx, dw, db, dy, x, w: (
         dx,
-        dw * np.arange(1, 1 + len(dw))[:, None],
+        dw * np.linspace(0.5, 1.5, dw.size).reshape(dw.shape).round(1),
         db,
     ),
 }
@@ -482,13 +481,6 @@ def test_signatures():
     assert [extent(shape, sizes) for shape in inputs] == [(4, 3), (17,), ()] and extent(
         output, sizes
     ) == (4,)
-
-
-def test_a_right_gradient_has_no_likely_mistake():
-    a = np.random.default_rng(0).normal(size=(5, 3))
-    for got in (a, a * (1 + 1e-12), None, [1.0], a.astype(int), a * np.nan, np.zeros((0, 3))):
-        expected = a if np.shape(got) != (0, 3) else np.zeros((0, 3))
-        assert likely_mistake("dx", got, {"dx": expected}, sizes={"n": 5}) == ""
 
 
 def test_threads_are_given_back():
