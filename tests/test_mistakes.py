@@ -10,7 +10,7 @@ from wrong_gradients import SIZES, TABLE, draw, right_gradients
 
 from oracle.proof.mistakes import likely_mistake
 
-SEEDS = 20  # sizes and numbers drawn for each row
+SEEDS = 10  # of the sizes and numbers for each row
 
 
 def hint(operation, name, wrong, rng, sizes, dtype=np.float64):
@@ -153,6 +153,16 @@ def test_a_path_that_is_missing():
     one, other = np.random.default_rng(0).normal(size=(2, 4, 3))
     found = likely_mistake("dh", one, {"dh": one + other}, sizes={}, without={"dlogits": one})
     assert found == "what comes through dlogits is missing"
+
+
+def test_lost_duplicates_where_dy_is_not_known():
+    ids = np.array([0, 2, 2, 4, 4, 4])
+    dy = np.random.default_rng(0).normal(size=(6, 3))
+    want, got = np.zeros((2, 6, 3))
+    np.add.at(want, ids, dy)
+    got[ids] += dy
+    found = likely_mistake("dtable", got, {"dtable": want}, sizes={}, inputs={"ids": ids})
+    assert "duplicates are lost" in found
 
 
 def test_masked_targets_count():

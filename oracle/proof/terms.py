@@ -143,7 +143,7 @@ def cross_entropy_term(wrong: Wrong) -> str:
 def indexed_rows(wrong: Wrong) -> str:
     """Rows that an index picks: what happens where it picks one twice."""
     got, want, dy = wrong.got, wrong.want, wrong.dy
-    if got.ndim == 0 or dy is None:
+    if got.ndim == 0:
         return ""
     for ids in wrong.inputs.values():
         if ids.dtype.kind not in "iu" or not ids.size or ids.min() < 0 or ids.max() >= len(got):
@@ -155,9 +155,9 @@ def indexed_rows(wrong: Wrong) -> str:
         times = count.reshape(-1, *(1,) * (got.ndim - 1))
         if ratio(wrong) is None and wrong.is_(want / np.maximum(times, 1)):
             return REPEATED_MEAN
-        flat = dy.reshape(-1, *got.shape[1:]) if dy.shape == ids.shape + got.shape[1:] else None
         lost = False
-        if flat is not None:
+        if dy is not None and dy.shape == ids.shape + got.shape[1:]:
+            flat = dy.reshape(-1, *got.shape[1:])
             last, first = np.zeros_like(got), np.zeros_like(got)
             last[ids.ravel()], first[ids.ravel()[::-1]] = flat, flat[::-1]
             lost = wrong.is_(last) or wrong.is_(first)
