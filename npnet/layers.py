@@ -11,15 +11,19 @@ order of the draws stands where a network is written down. A parameter's name is
 attributes to it, as in torch: "blocks.0.attention.qkv.weight".
 """
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import numpy as np
 
 from npnet import ops
+from npnet.random import TorchGenerator
 
 
 class Parameter:
     """An array and its gradient. Model turns both into views of its two flat vectors."""
 
-    def __init__(self, data):
+    def __init__(self, data: np.ndarray) -> None:
         self.data = data
         self.grad = np.zeros_like(data)
 
@@ -27,96 +31,102 @@ class Parameter:
 class Layer:
     """The defaults: no children, and one position is like any other."""
 
-    def children(self):
+    def children(self) -> "dict[str, Layer]":
         """Name -> layer, in order."""
         return {name: value for name, value in vars(self).items() if isinstance(value, Layer)}
 
-    def walk(self, prefix=""):
-        """(prefix, layer) for this layer and all below it, in order; a prefix ends in a dot where
-        it is not empty."""
+    def walk(self, prefix: str = "") -> "Iterator[tuple[str, Layer]]":
+        """(prefix, layer) for this layer and all below it, in order; a prefix that is not empty ends
+        in a dot."""
         yield prefix, self
         for name, child in self.children().items():
             yield from child.walk(f"{prefix}{name}.")
 
-    def parameters(self):
+    def parameters(self) -> dict[str, Parameter]:
         """Full name -> Parameter, in order; one that is used twice under its first name."""
-        found = {}
+        found: dict[str, Parameter] = {}
         for prefix, layer in self.walk():
             for name, value in vars(layer).items():
                 if isinstance(value, Parameter) and value not in found.values():
                     found[prefix + name] = value
         return found
 
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
         raise NotImplementedError
 
-    def backward(self, dy, cache):
+    def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray | None:
         raise NotImplementedError
 
-    def start(self, batch, length):
+    def start(self, batch: int, length: int) -> Any:
         return None
 
-    def step(self, x, state):
+    def step(self, x: np.ndarray, state: Any) -> np.ndarray:
         return self.forward(x)[0]
 
 
 class Sequential(Layer):
-    """One layer after the other, named by keyword, or by number where they are given by
-    position."""
+    """One layer after the other, named by keyword, or by number where given by position."""
 
-    def __init__(self, *layers, **named):
-        self.layers = {**{str(i): layer for i, layer in enumerate(layers)}, **named}
+    def __init__(self, *layers: Layer, **named: Layer) -> None:
+        self.layers: dict[str, Layer] = {
+            **{str(i): layer for i, layer in enumerate(layers)},
+            **named,
+        }
 
-    def children(self):
+    def children(self) -> dict[str, Layer]:
         return self.layers
 
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
         caches = []
         for layer in self.layers.values():
             x, cache = layer.forward(x, training)
             caches.append(cache)
         return x, caches
 
-    def backward(self, dy, cache):
+    def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
         for layer, layer_cache in zip(reversed(self.layers.values()), reversed(cache), strict=True):
             dy = layer.backward(dy, layer_cache)
         return dy
 
-    def start(self, batch, length):
+    def start(self, batch: int, length: int) -> Any:
         return [layer.start(batch, length) for layer in self.layers.values()]
 
-    def step(self, x, state):
+    def step(self, x: np.ndarray, state: Any) -> np.ndarray:
         for layer, layer_state in zip(self.layers.values(), state, strict=True):
             x = layer.step(x, layer_state)
         return x
 
 
 class Residual(Sequential):
-    """y = x + f(x), f the layers in sequence (He et al., 2015). x is used twice: dx = dy + what f
-    hands back."""
+    """y = x + f(x), f the layers in sequence (He et al., 2015).
 
-    def forward(self, x, training=False):
+    x is used twice: dx = dy + what f hands back.
+    """
+
+    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
         y, cache = super().forward(x, training)
         return x + y, cache  # not in place: y may be in the cache of the last layer
 
-    def backward(self, dy, cache):
+    def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
         return super().backward(dy, cache) + dy
 
-    def step(self, x, state):
+    def step(self, x: np.ndarray, state: Any) -> np.ndarray:
         return x + super().step(x, state)
 
 
 class Embedding(Layer):
-    """ids (...) -> rows of weight (V, C); nothing lies below, so backward returns None. For `tied`
-    see TiedLinear."""
+    """ids (...) -> rows of weight (V, C); nothing lies below, so backward returns None.
 
-    def __init__(self, weight, tied=False):
+    For `tied` see TiedLinear.
+    """
+
+    def __init__(self, weight: np.ndarray, tied: bool = False) -> None:
         self.weight, self.tied = Parameter(weight), tied
 
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
         return ops.embedding(x, self.weight.data)
 
-    def backward(self, dy, cache):
+    def backward(self, dy: np.ndarray, cache: Any) -> None:
         if self.tied:
             self.weight.grad += ops.embedding_backward(dy, cache)
         else:
@@ -124,32 +134,34 @@ class Embedding(Layer):
 
 
 class PositionalEmbedding(Layer):
-    """ids (B, T) -> token[ids] + position[0 .. T-1], both tables learned. A T beyond its positions:
-    ValueError."""
+    """ids (B, T) -> token[ids] + position[0 .. T-1], both tables learned.
 
-    def __init__(self, token, position, tied=False):
+    A T beyond the positions is a ValueError.
+    """
+
+    def __init__(self, token: np.ndarray, position: np.ndarray, tied: bool = False) -> None:
         self.token = Embedding(token, tied)
         self.position = Parameter(position)
 
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
         y, cache = self.token.forward(x)
         y += self._positions(0, x.shape[-1])
         return y, cache
 
-    def backward(self, dy, cache):
+    def backward(self, dy: np.ndarray, cache: Any) -> None:
         T, C = dy.shape[-2:]
         self.position.grad[:T] = dy.reshape(-1, T, C).sum(0)
         self.position.grad[T:] = 0
         self.token.backward(dy, cache)
 
-    def start(self, batch, length):
+    def start(self, batch: int, length: int) -> Any:
         return {"t": 0}
 
-    def step(self, x, state):
+    def step(self, x: np.ndarray, state: Any) -> np.ndarray:
         state["t"] += 1
         return self.token.forward(x)[0] + self._positions(state["t"] - 1, state["t"])
 
-    def _positions(self, start, stop):
+    def _positions(self, start: int, stop: int) -> np.ndarray:
         limit = len(self.position.data)
         if stop > limit:
             raise ValueError(f"the model has {limit} positions, got a sequence of {stop} tokens")
@@ -157,24 +169,26 @@ class PositionalEmbedding(Layer):
 
 
 class Window(Layer):
-    """ids (B, T) -> (B, T, length): the ids at each position, one before, two before, ...; first
-    `blank`."""
+    """ids (B, T) -> (B, T, length): at each position the id there, one before, two before, ...
 
-    def __init__(self, length, blank):
+    Before the first token stands `blank`.
+    """
+
+    def __init__(self, length: int, blank: int) -> None:
         self.length, self.blank = length, blank
 
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
         padded = np.pad(x, ((0, 0), (self.length - 1, 0)), constant_values=self.blank)
         windows = np.lib.stride_tricks.sliding_window_view(padded, self.length, axis=1)
         return np.ascontiguousarray(windows[..., ::-1]), None
 
-    def backward(self, dy, cache):
+    def backward(self, dy: np.ndarray, cache: Any) -> None:
         return None
 
-    def start(self, batch, length):
+    def start(self, batch: int, length: int) -> Any:
         return np.full((batch, self.length), self.blank)
 
-    def step(self, x, state):
+    def step(self, x: np.ndarray, state: Any) -> np.ndarray:
         state[:, 1:] = state[:, :-1].copy()
         state[:, 0] = x
         return state
@@ -183,56 +197,55 @@ class Window(Layer):
 class Flatten(Layer):
     """Join the last two axes: (..., T, C) -> (..., TC)."""
 
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
         return x.reshape(*x.shape[:-2], -1), x.shape
 
-    def backward(self, dy, cache):
+    def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
         return dy.reshape(cache)
 
 
 class FlattenConsecutive(Layer):
     """ops.flatten_consecutive: join every n neighbours in time."""
 
-    def __init__(self, n):
+    def __init__(self, n: int) -> None:
         self.n = n
 
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
         return ops.flatten_consecutive(x, self.n)
 
-    def backward(self, dy, cache):
+    def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
         return ops.flatten_consecutive_backward(dy, cache)
 
 
 class Linear(Layer):
     """y = x @ weight + bias: weight (I, O), bias (O,) or None."""
 
-    def __init__(self, weight, bias=None):
+    def __init__(self, weight: np.ndarray, bias: np.ndarray | None = None) -> None:
         self.weight = Parameter(weight)
         self.bias = None if bias is None else Parameter(bias)
 
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
         return ops.linear(x, self.weight.data, None if self.bias is None else self.bias.data)
 
-    def backward(self, dy, cache):
+    def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
         out = (self.weight.grad,) if self.bias is None else (self.weight.grad, self.bias.grad)
         return ops.linear_backward(dy, cache, out)[0]
 
 
 class TiedLinear(Layer):
-    """logits = x @ weight^T, where weight (V, C) is an Embedding's Parameter (Press and Wolf,
-    2017).
+    """logits = x @ weight^T, weight (V, C) being an Embedding's Parameter (Press and Wolf, 2017).
 
     The table is used twice, so its gradient is the sum of both uses. Backward comes here first and
     writes this one; the embedding, made with tied=True, adds its own.
     """
 
-    def __init__(self, weight):
+    def __init__(self, weight: Parameter) -> None:
         self.weight = weight
 
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
         return ops.linear(x, self.weight.data.T)
 
-    def backward(self, dy, cache):
+    def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
         return ops.linear_backward(dy, cache, out=(self.weight.grad.T,))[0]
 
 
@@ -245,7 +258,15 @@ class BatchNorm(Layer):
     leaves them alone, and train.calibrate sets them in the end.
     """
 
-    def __init__(self, weight, bias, momentum=0.1, eps=1e-5, unbiased=True, running="variance"):
+    def __init__(
+        self,
+        weight: np.ndarray,
+        bias: np.ndarray,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+        unbiased: bool = True,
+        running: str = "variance",
+    ) -> None:
         if running not in ("variance", "std", "calibrated"):
             raise ValueError(f'running must be "variance", "std" or "calibrated", got {running!r}')
         self.weight, self.bias = Parameter(weight), Parameter(bias)
@@ -254,7 +275,7 @@ class BatchNorm(Layer):
         self.running_mean = np.zeros_like(weight)
         self.running_var = np.ones_like(weight)
 
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
         weight, bias = self.weight.data, self.bias.data
         if not training:
             y, cache = ops.batch_norm_inference(
@@ -274,7 +295,7 @@ class BatchNorm(Layer):
                 self.running_var += self.momentum * cache.var
         return y, (True, cache)
 
-    def backward(self, dy, cache):
+    def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
         training, cache = cache
         if training:
             return ops.batch_norm_backward(dy, cache, out=(self.weight.grad, self.bias.grad))[0]
@@ -287,100 +308,102 @@ class BatchNorm(Layer):
 class LayerNorm(Layer):
     """ops.layer_norm with a learned gain (torch's weight) and bias, both (C,)."""
 
-    def __init__(self, weight, bias, eps=1e-5):
+    def __init__(self, weight: np.ndarray, bias: np.ndarray, eps: float = 1e-5) -> None:
         self.weight, self.bias, self.eps = Parameter(weight), Parameter(bias), eps
 
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
         return ops.layer_norm(x, self.weight.data, self.bias.data, self.eps)
 
-    def backward(self, dy, cache):
+    def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
         return ops.layer_norm_backward(dy, cache, out=(self.weight.grad, self.bias.grad))[0]
 
 
 class RMSNorm(Layer):
     """ops.rms_norm without a gain."""
 
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
         return ops.rms_norm(x)
 
-    def backward(self, dy, cache):
+    def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
         return ops.rms_norm_backward(dy, cache)
 
 
 class Tanh(Layer):
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
         return ops.tanh(x)
 
-    def backward(self, dy, cache):
+    def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
         return ops.tanh_backward(dy, cache)
 
 
 class ReLU(Layer):
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
         return ops.relu(x)
 
-    def backward(self, dy, cache):
+    def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
         return ops.relu_backward(dy, cache)
 
 
 class GELU(Layer):
     """ops.gelu in its tanh form."""
 
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
         return ops.gelu(x)
 
-    def backward(self, dy, cache):
+    def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
         return ops.gelu_backward(dy, cache)
 
 
 class Dropout(Layer):
     """ops.dropout in training, nothing otherwise."""
 
-    def __init__(self, p, generator):
+    def __init__(self, p: float, generator: TorchGenerator) -> None:
         self.p, self.generator = p, generator
 
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
         return ops.dropout(x, self.p, self.generator) if training else (x, None)
 
-    def backward(self, dy, cache):
+    def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
         return dy if cache is None else ops.dropout_backward(dy, cache)
 
 
 class CausalMean(Layer):
     """ops.causal_mean; one position at a time it keeps the running sum."""
 
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
         return ops.causal_mean(x)
 
-    def backward(self, dy, cache):
+    def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
         return ops.causal_mean_backward(dy, cache)
 
-    def start(self, batch, length):
+    def start(self, batch: int, length: int) -> Any:
         return {"sum": 0, "t": 0}
 
-    def step(self, x, state):
+    def step(self, x: np.ndarray, state: Any) -> np.ndarray:
         state["sum"] = state["sum"] + x
         state["t"] += 1
         return state["sum"] / state["t"]
 
 
 class CausalAttention(Layer):
-    """ops.causal_attention on packed queries, keys and values; one position at a time it keeps the
-    keys and values."""
+    """ops.causal_attention on packed queries, keys and values.
 
-    def __init__(self, n_head):
+    One position at a time it keeps the keys and values; `length` positions have room.
+    """
+
+    def __init__(self, n_head: int) -> None:
         self.n_head = n_head
 
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
         return ops.causal_attention(x, self.n_head)
 
-    def backward(self, dy, cache):
+    def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
         return ops.causal_attention_backward(dy, cache)
 
-    def start(self, batch, length):
+    def start(self, batch: int, length: int) -> Any:
         return {"t": 0, "length": length, "kv": None}
 
-    def step(self, x, state):
+    def step(self, x: np.ndarray, state: Any) -> np.ndarray:
         B, H = len(x), self.n_head
         D = x.shape[1] // (3 * H)
         q, k, v = x.reshape(B, 3, H, 1, D).swapaxes(0, 1)
@@ -401,27 +424,33 @@ class _Recurrent(Layer):
     """What recurrent layers share: parameters in the order of the operation's arguments, a state
     for each sequence."""
 
-    def __init__(self, *arrays):
+    names: tuple[str, ...]
+    op: Callable
+    op_backward: Callable
+    weight: Parameter
+    bias: Parameter
+
+    def __init__(self, *arrays: np.ndarray) -> None:
         for name, array in zip(self.names, arrays, strict=True):
             setattr(self, name, Parameter(array))
 
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
         return self.op(x, *(getattr(self, name).data for name in self.names))
 
-    def backward(self, dy, cache):
+    def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
         dx, *gradients = self.op_backward(dy, cache)
         for name, gradient in zip(self.names, gradients, strict=True):
             getattr(self, name).grad[...] = gradient
         return dx
 
-    def start(self, batch, length):
+    def start(self, batch: int, length: int) -> Any:
         return {
             name: np.tile(getattr(self, name).data, (batch, 1))
             for name in self.names
             if name.startswith("initial")
         }
 
-    def step(self, x, state):
+    def step(self, x: np.ndarray, state: Any) -> np.ndarray:
         h, cache = self.op(x[:, None], *state.values(), self.weight.data, self.bias.data)
         state["initial"] = h[:, 0]
         if "initial_cell" in state:

@@ -1,22 +1,24 @@
-"""Elementwise functions, softmax over the last axis, and dropout. Every shape is free: x (...) -> y
-(...)."""
+"""Elementwise functions, softmax over the last axis, and dropout. Every shape is free:
+x (...) -> y (...)."""
 
 import math
 
 import numpy as np
+
+from npnet.random import TorchGenerator
 
 _SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
 _SQRT_1_OVER_2PI = math.sqrt(1 / (2 * math.pi))
 _GELU_CUBIC = 0.044715
 
 
-def tanh(x):
+def tanh(x: np.ndarray) -> tuple[np.ndarray, tuple]:
     """y = tanh(x)."""
     y = np.tanh(x)
     return y, (y,)
 
 
-def tanh_backward(dy, cache):
+def tanh_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
     """dx = dy (1 - y^2).
 
     tanh = sinh/cosh, and the quotient rule gives (cosh^2 - sinh^2)/cosh^2 = 1 - tanh^2: the result
@@ -30,13 +32,13 @@ def tanh_backward(dy, cache):
     return dx
 
 
-def relu(x):
+def relu(x: np.ndarray) -> tuple[np.ndarray, tuple]:
     """y = max(x, 0)."""
     y = np.maximum(x, 0)
     return y, (y,)
 
 
-def relu_backward(dy, cache):
+def relu_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
     """dx = dy where x > 0, else 0.
 
     The slope is 1 on the right and 0 on the left. At the tie x = 0 any slope between would do; 0 is
@@ -46,7 +48,7 @@ def relu_backward(dy, cache):
     return dy * (y > 0)
 
 
-def sigmoid(x):
+def sigmoid(x: np.ndarray) -> tuple[np.ndarray, tuple]:
     """y = 1 / (1 + exp(-x)).
 
     For x below about -88 in float32 exp overflows to inf, and y to the 0 that it should be.
@@ -59,11 +61,11 @@ def sigmoid(x):
     return y, (y,)
 
 
-def sigmoid_backward(dy, cache):
+def sigmoid_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
     """dx = dy y (1 - y).
 
-    y = 1/u with u = 1 + exp(-x): dy/dx = (-1/u^2)(-exp(-x)) = y^2 (u - 1) = y^2 (1/y - 1) = y (1 -
-    y).
+    y = 1/u with u = 1 + exp(-x), so
+        ∂y/∂x = (-1/u^2) (-exp(-x)) = y^2 (u - 1) = y^2 (1/y - 1) = y (1 - y).
     """
     (y,) = cache
     dx = 1 - y
@@ -72,18 +74,18 @@ def sigmoid_backward(dy, cache):
     return dx
 
 
-def gelu(x, approximate="tanh"):
+def gelu(x: np.ndarray, approximate: str = "tanh") -> tuple[np.ndarray, tuple]:
     """y = x s(x), where s is the normal distribution function (Hendrycks and Gimpel, 2016).
 
-    approximate="tanh": s = (1 + tanh(u)) / 2 with u = sqrt(2/pi) (x + 0.044715 x^3), as GPT-2 has
-    it. approximate="none": s = erfc(-x / sqrt(2)) / 2, exact; one call of math.erfc an element, so
-    it is slow.
+    approximate="tanh": s = (1 + tanh(u)) / 2 with u = sqrt(2/pi) (x + 0.044715 x^3), as in GPT-2.
+    approximate="none": s = erfc(-x / sqrt(2)) / 2, exact; one call of math.erfc an element, so it
+    is slow.
     """
     if approximate == "tanh":
         s = np.asarray(x * x)
         s *= _GELU_CUBIC * _SQRT_2_OVER_PI
         s += _SQRT_2_OVER_PI
-        s *= x
+        s *= x  # u
         np.tanh(s, out=s)
         s += 1
         s *= 0.5
@@ -95,46 +97,49 @@ def gelu(x, approximate="tanh"):
     return x * s, (x, s, approximate)
 
 
-def gelu_backward(dy, cache):
-    """dx = dy (s + x s').
+def gelu_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
+    """dx = dy (s + x ∂s/∂x), the product rule on x s(x).
 
-    The product rule on x s(x). For the tanh form (1 + tanh u)/2 = sigmoid(2u), so ds/du = 2 s (1 -
-    s) and s' = 2 s (1 - s) sqrt(2/pi) (1 + 3 * 0.044715 x^2). For the exact form s' is the normal
-    density, exp(-x^2/2) / sqrt(2 pi).
+    The tanh form (1 + tanh(u))/2 is sigmoid(2u), so ∂s/∂u = 2 s (1 - s), and
+        ∂s/∂x = 2 s (1 - s) sqrt(2/pi) (1 + 3 * 0.044715 x^2).
+    The exact form's ∂s/∂x is the normal density, exp(-x^2/2) / sqrt(2 pi).
     """
     x, s, approximate = cache
     slope = np.asarray(x * x)
     if approximate == "tanh":
         slope *= 3 * _GELU_CUBIC * 2 * _SQRT_2_OVER_PI
-        slope += 2 * _SQRT_2_OVER_PI
+        slope += 2 * _SQRT_2_OVER_PI  # 2 ∂u/∂x
         tail = 1 - s
         tail *= s
-        slope *= tail
+        slope *= tail  # ∂s/∂x
     else:
         slope *= -0.5
         np.exp(slope, out=slope)
-        slope *= _SQRT_1_OVER_2PI
+        slope *= _SQRT_1_OVER_2PI  # ∂s/∂x
     slope *= x
     slope += s
     slope *= dy
     return slope
 
 
-def softmax(x):
-    """y = exp(x) / sum(exp(x)) over the last axis; the row maximum is subtracted first, so that exp
-    cannot overflow."""
+def softmax(x: np.ndarray) -> tuple[np.ndarray, tuple]:
+    """y = exp(x) / sum(exp(x)), the sum over the last axis.
+
+    The maximum of the row is subtracted first, so that exp cannot overflow.
+    """
     y = x - x.max(axis=-1, keepdims=True)
     np.exp(y, out=y)
     y /= y.sum(axis=-1, keepdims=True)
     return y, (y,)
 
 
-def softmax_backward(dy, cache):
+def softmax_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
     """dx = y (dy - sum(dy y)), the sum over the last axis.
 
-    dy_i/dx_j = y_i ([i == j] - y_j): raising x_j raises its own numerator and everyone's
-    denominator. Summed against dy: dx_j = sum_i dy_i y_i ([i == j] - y_j) = y_j (dy_j - sum_i dy_i
-    y_i). Adding a constant to x changes nothing, so each row of dx adds up to 0, and the subtracted
+    ∂y_i/∂x_j = y_i ([i == j] - y_j): raising x_j raises its own numerator and everyone's
+    denominator. Weighted by dy and summed:
+        dx_j = sum_i dy_i y_i ([i == j] - y_j) = y_j (dy_j - sum_i dy_i y_i).
+    Adding a constant to x changes nothing, so each row of dx adds up to 0, and the subtracted
     maximum needs no gradient of its own.
     """
     (y,) = cache
@@ -143,13 +148,13 @@ def softmax_backward(dy, cache):
     return dx
 
 
-def dropout(x, p, generator):
+def dropout(x: np.ndarray, p: float, generator: TorchGenerator) -> tuple[np.ndarray, tuple]:
     """Inverted dropout (Srivastava et al., 2014): y = x m / (1 - p), where each m is 1 with
     probability 1 - p, else 0.
 
-    The mask is drawn from `generator`, an npnet.random.TorchGenerator: one `rand` an element, kept
-    where it is >= p. Dividing by 1 - p here keeps the mean, so that evaluation needs no scaling. p
-    in [0, 1), else ValueError.
+    The mask is drawn from `generator`, one `rand` an element, kept where it is >= p. Dividing by
+    1 - p here keeps the mean, so that evaluation needs no scaling. A p outside [0, 1) is a
+    ValueError.
     """
     if not 0 <= p < 1:
         raise ValueError(f"dropout: p must be in [0, 1), got {p}")
@@ -158,7 +163,7 @@ def dropout(x, p, generator):
     return x * mask, (mask,)
 
 
-def dropout_backward(dy, cache):
+def dropout_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
     """dx = dy m / (1 - p): y is x times a constant that was drawn, so the gradient passes through
     the same constant."""
     (mask,) = cache

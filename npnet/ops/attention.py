@@ -5,18 +5,17 @@ import math
 import numpy as np
 
 # exp of a score this size, and the sum of many, is far from overflow and underflow in float32; the
-# row maximum, the dearest part of a softmax over short rows, is then not needed.
+# row maximum, the most expensive part of a softmax over short rows, is then not needed.
 _SAFE_SCORE = 60
 
 
-def causal_attention(qkv, n_head):
-    """Each position averages the values of itself and the positions before it (Vaswani et al.,
-    2017).
+def causal_attention(qkv: np.ndarray, n_head: int) -> tuple[np.ndarray, tuple]:
+    """Each position averages the values of itself and of the positions before it.
 
-    qkv (..., T, 3C): queries, keys and values side by side, each cut into n_head heads of D = C /
-    n_head channels -> y (..., T, C). In each head, with s = q @ k^T / sqrt(D) (T, T) and the
-    entries above the diagonal left out:
-        p = softmax(s),  y = p @ v,
+    qkv (..., T, 3C) -> y (..., T, C): queries, keys and values stand side by side, each cut into
+    n_head heads of D = C / n_head channels. In each head, with the entries of s above the diagonal
+    left out (Vaswani et al., 2017):
+        s = q @ k^T / sqrt(D)  (T, T),   p = softmax(s),   y = p @ v,
     and the heads' y stand side by side again. C must be a multiple of n_head >= 1, else ValueError.
     """
     *lead, T, C3 = qkv.shape
@@ -47,12 +46,12 @@ def causal_attention(qkv, n_head):
     return y.reshape(*lead, T, C), (q, k, v, p, qkv.shape)
 
 
-def causal_attention_backward(dy, cache):
+def causal_attention_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
     """dy (..., T, C) -> dqkv (..., T, 3C).
 
     Read the forward upwards, head by head:
         y = p @ v           dv = p^T @ dy,  dp = dy @ v^T
-        p = softmax(s)      ds = p (dp - sum(dp p)): softmax's backward; p is 0 above the diagonal,
+        p = softmax(s)      ds = p (dp - sum(dp p)), softmax's backward; above the diagonal p is 0,
                             and so is ds
         s = q @ k^T a       dq = a ds @ k,  dk = a ds^T @ q,  with a = 1 / sqrt(D)
     The three are written straight into their places in dqkv.
@@ -63,16 +62,16 @@ def causal_attention_backward(dy, cache):
     dqkv = np.empty((len(q), *shape[-2:]), dy.dtype)
     dq, dk, dv = _heads(dqkv, n_head)
     np.matmul(p.swapaxes(-1, -2), dy, out=dv)
-    ds = dy @ v.swapaxes(-1, -2)
+    ds = dy @ v.swapaxes(-1, -2)  # dp
     ds -= np.vecdot(ds, p)[..., None]
     ds *= p
-    ds *= 1 / math.sqrt(D)
+    ds *= 1 / math.sqrt(D)  # a ds
     np.matmul(ds, k, out=dq)
     np.matmul(ds.swapaxes(-1, -2), q, out=dk)
     return dqkv.reshape(shape)
 
 
-def _heads(x, n_head, parts=3):
+def _heads(x: np.ndarray, n_head: int, parts: int = 3) -> np.ndarray:
     """Views of (B, T, parts C): for each part (B, n_head, T, D)."""
     B, T, C = x.shape
     return x.reshape(B, T, parts, n_head, C // (parts * n_head)).transpose(2, 0, 3, 1, 4)

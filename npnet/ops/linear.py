@@ -4,13 +4,15 @@ Both end in a sum over every row of the batch. It is written as a matrix product
 to BLAS: `dy.sum(0)` and `np.add.at` give the same numbers several times slower at these sizes.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 # A one-hot product beats np.add.at up to about this many rows of the table.
 _ONE_HOT_ROWS = 512
 
 
-def embedding(ids, table):
+def embedding(ids: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, tuple]:
     """Look up rows: y[..., :] = table[ids[...], :].
 
     ids (...,) integers in [0, V), table (V, C) -> y (..., C). An id outside is a ValueError: NumPy
@@ -27,7 +29,7 @@ def embedding(ids, table):
     return y, (ids, table.shape)
 
 
-def embedding_backward(dy, cache, out=None):
+def embedding_backward(dy: np.ndarray, cache: tuple, out: np.ndarray | None = None) -> np.ndarray:
     """dy (..., C) -> dtable (V, C).
 
     y[n] = table[ids[n]], so table[v] reaches the loss through every n with ids[n] == v, and its
@@ -46,7 +48,7 @@ def embedding_backward(dy, cache, out=None):
     return dtable
 
 
-def linear(x, w, b=None):
+def linear(x: np.ndarray, w: np.ndarray, b: np.ndarray | None = None) -> tuple[np.ndarray, tuple]:
     """y = x @ w + b.
 
     x (..., I), w (I, O), b (O,) or None -> y (..., O). Leading axes are flattened into one, so that
@@ -60,7 +62,9 @@ def linear(x, w, b=None):
     return y.reshape(*x.shape[:-1], w.shape[1]), (rows, w, x.shape, b is not None)
 
 
-def linear_backward(dy, cache, out=None):
+def linear_backward(
+    dy: np.ndarray, cache: tuple, out: Sequence[np.ndarray | None] = (None, None)
+) -> tuple[np.ndarray, ...]:
     """dy (..., O) -> dx (..., I), dw (I, O) and, with a bias, db (O,). `out` places (dw, db), or
     (dw,) without a bias.
 
@@ -74,14 +78,14 @@ def linear_backward(dy, cache, out=None):
     x, w, shape, with_bias = cache
     dy = dy.reshape(-1, w.shape[1])
     dx = (dy @ w.T).reshape(shape)
-    dw = np.matmul(x.T, dy, out=out and out[0])
+    dw = np.matmul(x.T, dy, out=out[0])
     if not with_bias:
         return dx, dw
-    db = np.matmul(np.ones(len(dy), dy.dtype), dy, out=out and out[1])
+    db = np.matmul(np.ones(len(dy), dy.dtype), dy, out=out[1])
     return dx, dw, db
 
 
-def _range(ids):
+def _range(ids: np.ndarray) -> str:
     ids = np.asarray(ids)
     if ids.dtype.kind not in "iu":
         return f"dtype {ids.dtype}"

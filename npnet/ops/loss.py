@@ -3,9 +3,11 @@
 import numpy as np
 
 
-def cross_entropy(logits, targets, ignore_index=-1):
-    """Mean negative log-likelihood in nats: loss = mean over n of (log sum_v exp(z[n, v]) - z[n,
-    targets[n]]).
+def cross_entropy(
+    logits: np.ndarray, targets: np.ndarray, ignore_index: int = -1
+) -> tuple[np.floating, tuple]:
+    """Mean negative log-likelihood in nats:
+        loss = mean over n of (log sum_v exp(z[n, v]) - z[n, targets[n]]).
 
     logits z (..., V), targets (...) integers in [0, V), or `ignore_index` where a position does not
     count -> loss, a scalar of the logits' dtype. The mean is over the positions that count; if
@@ -45,18 +47,18 @@ def cross_entropy(logits, targets, ignore_index=-1):
     return np.add.reduce(nll) / n, (p, rows, targets, ignored, n, logits.shape)
 
 
-def cross_entropy_backward(dloss, cache):
-    """dloss, a scalar -> dlogits (..., V) = dloss / n (p - onehot(targets)), and 0 at ignored
-    positions.
+def cross_entropy_backward(dloss: float, cache: tuple) -> np.ndarray:
+    """dlogits (..., V) = dloss / n (p - onehot(targets)), and 0 at ignored positions; dloss is a
+    number.
 
-    For one position loss = log sum_v exp(z_v) - z_t. The first term's derivative by z_v is exp(z_v)
-    / sum exp = p_v, the second's is -1 at v = t: what the model believed minus what was true. Each
-    row adds up to 0.
+    For one position loss = log sum_v exp(z_v) - z_t. The first term's slope in z_v is
+    exp(z_v) / sum exp = p_v, the second's is -1 at v = t: what the model believed minus what was
+    true. Each row adds up to 0.
     """
     p, rows, targets, ignored, n, shape = cache
     scale = p.dtype.type(dloss) / n
     dlogits = p * scale
-    dlogits[rows, targets] -= scale
+    dlogits[rows, targets] -= scale  # the one-hot term
     if ignored is not None:
         dlogits[ignored] = 0
     return dlogits.reshape(shape)

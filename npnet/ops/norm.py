@@ -1,17 +1,19 @@
 """Normalisations: batch norm over everything but the channels, layer norm and rms norm over the
 channels.
 
-x (..., C), gain (C,), bias (C,) -> y (..., C). Means are products with a vector of ones, which
-BLAS adds faster than `mean` does.
+x (..., C), gain (C,), bias (C,) -> y (..., C). Sums over rows are products with a vector of ones,
+because BLAS is faster than `sum`.
 
-All three backward passes have one shape. With xhat = (x - mean) inv and g = dy * gain, the gradient
-of xhat, x reaches the loss directly, through the mean and through the variance:
+The three backward passes whose statistics come from x have one shape. With xhat = (x - mean) inv
+and g = dy * gain, the gradient of xhat, x reaches the loss directly, through the mean and through
+the variance:
     dx = inv (g  -  mean(g)  -  xhat mean(g xhat)).
 The second term is there because the mean moves with every x, the third because the scale does;
 without a subtracted mean (rms norm) the second goes, and with the unbiased variance the last mean
-divides by n - 1.
+divides by n - 1. With given statistics (batch_norm_inference) only the first is left.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,13 +30,15 @@ class BatchNormCache(NamedTuple):
     var: np.ndarray
 
 
-def batch_norm(x, gain, bias, eps=1e-5, unbiased=True):
+def batch_norm(
+    x: np.ndarray, gain: np.ndarray, bias: np.ndarray, eps: float = 1e-5, unbiased: bool = True
+) -> tuple[np.ndarray, BatchNormCache]:
     """y = gain (x - mean) / sqrt(var + eps) + bias, mean and var over the n rows (Ioffe and
     Szegedy, 2015).
 
     x (..., C), gain (C,), bias (C,) -> y (..., C). unbiased=True divides the squares by n - 1
-    (Bessel), as the notebook has it; False divides by n, as torch.nn.BatchNorm1d normalises. n = 1
-    has no variance: ValueError.
+    (Bessel), as in the notebook; False divides by n, as torch.nn.BatchNorm1d normalises. n = 1 has
+    no variance: ValueError.
     """
     C = x.shape[-1]
     rows = x.reshape(-1, C)
@@ -60,11 +64,13 @@ def batch_norm(x, gain, bias, eps=1e-5, unbiased=True):
     return y.reshape(x.shape), cache
 
 
-def batch_norm_backward(dy, cache, out=None):
+def batch_norm_backward(
+    dy: np.ndarray, cache: BatchNormCache, out: Sequence[np.ndarray | None] = (None, None)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """dy (..., C) -> dx (..., C), dgain (C,), dbias (C,). `out` places (dgain, dbias).
 
-    y = gain xhat + bias gives dbias = sum dy, dgain = sum dy xhat, g = dxhat = dy gain. Then xhat =
-    (x - mean) inv:
+    y = gain xhat + bias gives dbias = sum dy, dgain = sum dy xhat and g = dxhat = dy gain. Then
+    xhat = (x - mean) inv:
         dinv = sum g (x - mean),  dvar = -inv^3 / 2 dinv    since inv = (var + eps)^(-1/2)
         dvar reaches x[i] as 2 (x[i] - mean) / divisor      since var = sum (x - mean)^2 / divisor
         the mean reaches it as -sum(g) inv / n              (not through var: sum (x - mean) = 0)
@@ -76,18 +82,27 @@ def batch_norm_backward(dy, cache, out=None):
     dy = dy.reshape(xhat.shape)
     n = len(dy)
     ones = np.ones(n, dy.dtype)
-    dgain = np.matmul(ones, dy * xhat, out=out and out[0])
-    dbias = np.matmul(ones, dy, out=out and out[1])
-    dx = xhat * (dgain / -divisor)
-    dx += dy
-    dx -= dbias / n
+    dgain = np.matmul(ones, dy * xhat, out=out[0])
+    dbias = np.matmul(ones, dy, out=out[1])
+    dx = xhat * (dgain / -divisor)  # through the variance
+    dx += dy  # directly
+    dx -= dbias / n  # through the mean
     dx *= gain * inv
     return dx.reshape(shape), dgain, dbias
 
 
-def batch_norm_inference(x, gain, bias, mean, var, eps=1e-5):
-    """y = gain (x - mean) / sqrt(var + eps) + bias with given statistics, not the batch's: mean
-    (C,), var (C,)."""
+def batch_norm_inference(
+    x: np.ndarray,
+    gain: np.ndarray,
+    bias: np.ndarray,
+    mean: np.ndarray,
+    var: np.ndarray,
+    eps: float = 1e-5,
+) -> tuple[np.ndarray, tuple]:
+    """y = gain (x - mean) / sqrt(var + eps) + bias with given statistics, not the batch's.
+
+    x (..., C), gain, bias, mean and var (C,) -> y (..., C).
+    """
     inv = var + eps
     np.sqrt(inv, out=inv)
     np.reciprocal(inv, out=inv)
@@ -98,12 +113,13 @@ def batch_norm_inference(x, gain, bias, mean, var, eps=1e-5):
     return y, (xhat, gain, inv)
 
 
-def batch_norm_inference_backward(dy, cache):
+def batch_norm_inference_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
     """dy (..., C) -> dx (..., C), dgain (C,), dbias (C,), dmean (C,), dvar (C,).
 
-    With fixed statistics y is a line in x, slope gain inv, so dx = dy gain inv; the mean enters
-    with the opposite sign and is shared by every row; inv = (var + eps)^(-1/2) has slope -inv^3 /
-    2, and (x - mean) inv^3 = xhat inv^2.
+    With fixed statistics y is a line in x of slope gain inv, so dx = dy gain inv. The mean enters
+    with the opposite sign and is shared by every row: dmean = -sum(dy) gain inv. And
+    inv = (var + eps)^(-1/2) has ∂inv/∂var = -inv^3 / 2, so with (x - mean) inv = xhat
+        dvar = sum(dy gain (x - mean)) (-inv^3 / 2) = -dgain gain inv^2 / 2.
     """
     xhat, gain, inv = cache
     C = len(gain)
@@ -115,7 +131,9 @@ def batch_norm_inference_backward(dy, cache):
     return dy * slope, dgain, dbias, -dbias * slope, dgain * slope * inv * -0.5
 
 
-def layer_norm(x, gain, bias, eps=1e-5):
+def layer_norm(
+    x: np.ndarray, gain: np.ndarray, bias: np.ndarray, eps: float = 1e-5
+) -> tuple[np.ndarray, tuple]:
     """y = gain (x - mean) / sqrt(var + eps) + bias, mean and biased var over each row's channels
     (Ba et al., 2016).
 
@@ -133,7 +151,9 @@ def layer_norm(x, gain, bias, eps=1e-5):
     return y.reshape(x.shape), (xhat, gain, inv)
 
 
-def layer_norm_backward(dy, cache, out=None):
+def layer_norm_backward(
+    dy: np.ndarray, cache: tuple, out: Sequence[np.ndarray | None] = (None, None)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """dy (..., C) -> dx (..., C), dgain (C,), dbias (C,). `out` places (dgain, dbias).
 
     dgain = sum dy xhat and dbias = sum dy over the rows, which share them. Within a row g = dy gain
@@ -145,25 +165,26 @@ def layer_norm_backward(dy, cache, out=None):
     dy = dy.reshape(xhat.shape)
     C = dy.shape[1]
     ones = np.ones(len(dy), dy.dtype)
-    dgain = np.matmul(ones, dy * xhat, out=out and out[0])
-    dbias = np.matmul(ones, dy, out=out and out[1])
+    dgain = np.matmul(ones, dy * xhat, out=out[0])
+    dbias = np.matmul(ones, dy, out=out[1])
     g = dy * gain
     mean = g @ np.ones(C, dy.dtype)
     mean /= C
     projection = np.vecdot(g, xhat)
     projection /= C
-    g -= mean[:, None]
-    g -= xhat * projection[:, None]
+    g -= mean[:, None]  # through the mean
+    g -= xhat * projection[:, None]  # through the variance
     g *= inv
     return g.reshape(shape), dgain, dbias
 
 
-def rms_norm(x, gain=None, eps=1e-5):
+def rms_norm(
+    x: np.ndarray, gain: np.ndarray | None = None, eps: float = 1e-5
+) -> tuple[np.ndarray, tuple]:
     """y = gain x / sqrt(mean(x^2) + eps), the mean over the channels of each row (Zhang and
     Sennrich, 2019).
 
-    x (..., C), gain (C,) or None for none -> y (..., C). Nothing is subtracted and there is no
-    bias.
+    x (..., C), gain (C,) or None -> y (..., C). Nothing is subtracted and there is no bias.
     """
     rows = x.reshape(-1, x.shape[-1])
     inv = _inverse_rms(rows, eps)
@@ -172,12 +193,14 @@ def rms_norm(x, gain=None, eps=1e-5):
     return y.reshape(x.shape), (xhat, gain, inv)
 
 
-def rms_norm_backward(dy, cache, out=None):
+def rms_norm_backward(
+    dy: np.ndarray, cache: tuple, out: Sequence[np.ndarray | None] = (None,)
+) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
     """dy (..., C) -> dx (..., C), and dgain (C,) if there is a gain. `out` places (dgain,).
 
-    xhat = x inv with inv = (mean(x^2) + eps)^(-1/2). x acts directly, slope inv, and through inv:
-    dinv = sum g x, and dinv/dx[i] = -inv^3 x[i] / C. Together dx = inv g - inv^3 x sum(g x)/C = inv
-    (g - xhat mean(g xhat)).
+    xhat = x inv with inv = (mean(x^2) + eps)^(-1/2). x acts directly, with slope inv, and through
+    inv: dinv = sum g x, and ∂inv/∂x[i] = -inv^3 x[i] / C. Together
+        dx = inv g - inv^3 x sum(g x)/C = inv (g - xhat mean(g xhat)).
     """
     xhat, gain, inv = cache
     shape = dy.shape
@@ -190,10 +213,10 @@ def rms_norm_backward(dy, cache, out=None):
     dx = dx.reshape(shape)
     if gain is None:
         return dx
-    return dx, np.matmul(np.ones(len(dy), dy.dtype), dy * xhat, out=out and out[0])
+    return dx, np.matmul(np.ones(len(dy), dy.dtype), dy * xhat, out=out[0])
 
 
-def _inverse_rms(rows, eps):
+def _inverse_rms(rows: np.ndarray, eps: float) -> np.ndarray:
     """(mean(rows^2) + eps)^(-1/2) of each row: (N, C) -> (N, 1)."""
     inv = np.vecdot(rows, rows)
     inv /= rows.shape[1]

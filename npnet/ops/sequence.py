@@ -3,7 +3,7 @@
 import numpy as np
 
 
-def causal_mean(x):
+def causal_mean(x: np.ndarray) -> tuple[np.ndarray, tuple]:
     """y_t = (x_0 + ... + x_t) / (t + 1): makemore's bag of words.
 
     x (..., T, C) -> y (..., T, C). A product with the lower triangle of ones, each row divided by
@@ -13,17 +13,17 @@ def causal_mean(x):
     return a @ x, (a,)
 
 
-def causal_mean_backward(dy, cache):
+def causal_mean_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
     """dx_t = sum over s >= t of dy_s / (s + 1).
 
-    y = a @ x with a constant a, so dx = a^T @ dy: what lies before flows into every later mean, by
-    its share.
+    y = a @ x with a constant a, so dx = a^T @ dy: each x_t is in its own and every later mean, with
+    the weight that it has there.
     """
     (a,) = cache
     return a.T @ dy
 
 
-def flatten_consecutive(x, n):
+def flatten_consecutive(x: np.ndarray, n: int) -> tuple[np.ndarray, tuple]:
     """Join every n neighbours in time: (..., T, C) -> (..., T/n, nC), and (..., nC) when T/n is 1.
 
     A T that n does not divide is a ValueError. The WaveNet of the lectures merges two at a time
@@ -38,12 +38,12 @@ def flatten_consecutive(x, n):
     return x.reshape(*lead, *joined).copy(), (x.shape,)
 
 
-def flatten_consecutive_backward(dy, cache):
+def flatten_consecutive_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
     """dx has dy's numbers in x's shape: nothing was computed, so nothing but the places change."""
     (shape,) = cache
     return dy.reshape(shape).copy()
 
 
-def _averages(x):
+def _averages(x: np.ndarray) -> np.ndarray:
     T = x.shape[-2]
     return np.tri(T, dtype=x.dtype) / np.arange(1, T + 1, dtype=x.dtype)[:, None]
