@@ -36,8 +36,7 @@ class Layer:
         return {name: value for name, value in vars(self).items() if isinstance(value, Layer)}
 
     def walk(self, prefix: str = "") -> "Iterator[tuple[str, Layer]]":
-        """(prefix, layer) for this layer and all below it, in order; a prefix that is not empty ends
-        in a dot."""
+        """(prefix, layer) for this layer and all below it, in order; "" or "a.b." as prefix."""
         yield prefix, self
         for name, child in self.children().items():
             yield from child.walk(f"{prefix}{name}.")
@@ -54,7 +53,7 @@ class Layer:
     def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
         raise NotImplementedError
 
-    def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray | None:
+    def backward(self, dy: np.ndarray, cache: Any) -> Any:
         raise NotImplementedError
 
     def start(self, batch: int, length: int) -> Any:
@@ -83,7 +82,7 @@ class Sequential(Layer):
             caches.append(cache)
         return x, caches
 
-    def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
+    def backward(self, dy: np.ndarray, cache: Any) -> Any:
         for layer, layer_cache in zip(reversed(self.layers.values()), reversed(cache), strict=True):
             dy = layer.backward(dy, layer_cache)
         return dy
@@ -107,7 +106,7 @@ class Residual(Sequential):
         y, cache = super().forward(x, training)
         return x + y, cache  # not in place: y may be in the cache of the last layer
 
-    def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
+    def backward(self, dy: np.ndarray, cache: Any) -> Any:
         return super().backward(dy, cache) + dy
 
     def step(self, x: np.ndarray, state: Any) -> np.ndarray:

@@ -43,7 +43,7 @@ from npnet.layers import (
     TiedLinear,
     Window,
 )
-from npnet.random import embedding_init, linear_init
+from npnet.random import Generator, embedding_init, linear_init
 
 ALWAYS_READ = ("vocab_size", "block_size", "dtype")
 
@@ -62,7 +62,7 @@ class Config:
     tie_weights: bool = False
     dtype: str = "float32"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             if name not in ("tie_weights", "dtype") and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
@@ -74,28 +74,28 @@ class Model:
     """A network whose parameters are views of one vector, `data`, and whose gradients are views of
     a second, `grad`."""
 
-    def __init__(self, network, config, kind):
+    def __init__(self, network: Sequential, config: Config, kind: str) -> None:
         self.network, self.config, self.kind = network, config, kind
         slots = network.parameters()
-        self.data = np.concatenate([slot.data.ravel() for slot in slots.values()])
+        self.data: np.ndarray = np.concatenate([slot.data.ravel() for slot in slots.values()])
         self.grad = np.zeros_like(self.data)
         start = 0
         for slot in slots.values():
             stop = start + slot.data.size
-            slot.data, slot.grad = (
-                v[start:stop].reshape(slot.data.shape) for v in (self.data, self.grad)
-            )
+            shape = slot.data.shape
+            slot.data = self.data[start:stop].reshape(shape)
+            slot.grad = self.grad[start:stop].reshape(shape)
             start = stop
 
-    def parameters(self):
+    def parameters(self) -> dict[str, np.ndarray]:
         """Name -> array, a view of `data`."""
         return {name: slot.data for name, slot in self.network.parameters().items()}
 
-    def gradients(self):
+    def gradients(self) -> dict[str, np.ndarray]:
         """Name -> array, a view of `grad`: what loss_and_grad wrote last."""
         return {name: slot.grad for name, slot in self.network.parameters().items()}
 
-    def buffers(self):
+    def buffers(self) -> dict[str, np.ndarray]:
         """Name -> array: the running statistics, which are part of the model but not trained."""
         return {
             prefix + name: getattr(layer, name)
@@ -104,15 +104,15 @@ class Model:
             for name in ("running_mean", "running_var")
         }
 
-    def logits(self, x):
+    def logits(self, x: np.ndarray) -> np.ndarray:
         """ids (B, T) -> logits (B, V) or (B, T, V), with running statistics."""
         return self.network.forward(x)[0]
 
-    def loss(self, x, y):
+    def loss(self, x: np.ndarray, y: np.ndarray) -> np.floating:
         """Mean cross-entropy in nats over the targets that are not -1, with running statistics."""
         return ops.cross_entropy(self.logits(x), y)[0]
 
-    def loss_and_grad(self, x, y, dloss=1.0):
+    def loss_and_grad(self, x: np.ndarray, y: np.ndarray, dloss: float = 1.0) -> np.floating:
         """The loss in training mode; every gradient, times dloss, is written into `grad`."""
         logits, caches = self.network.forward(x, training=True)
         loss, cache = ops.cross_entropy(logits, y)
@@ -120,22 +120,25 @@ class Model:
         return loss
 
     @property
-    def windowed(self):
-        """Whether the model reads a window of the last block_size tokens, and has one output for
-        it."""
+    def windowed(self) -> bool:
+        """Whether it reads a window of the last block_size tokens and has one output for it."""
         return BUILDERS[self.kind].windowed
 
-    def start(self, batch, length=None):
-        """The state before the first token of `batch` sequences of up to `length` tokens (default:
-        block_size)."""
+    def start(self, batch: int, length: int | None = None) -> Any:
+        """The state before the first token of `batch` sequences of up to `length` tokens.
+
+        The default length is block_size.
+        """
         block_size = self.config.block_size
         if self.windowed:
             return np.zeros((batch, block_size), np.int64)
         return self.network.start(batch, length or block_size)
 
-    def step(self, ids, state):
-        """The next token of every sequence, ids (B,) -> logits (B, V) for the one after it; updates
-        the state."""
+    def step(self, ids: np.ndarray, state: Any) -> np.ndarray:
+        """The next token of every sequence, ids (B,) -> logits (B, V) for the one after it.
+
+        The state is updated.
+        """
         if self.windowed:
             state[:, :-1] = state[:, 1:].copy()
             state[:, -1] = ids
@@ -147,7 +150,7 @@ class Builder(NamedTuple):
     """How a model is built, the sizes of the Config that it reads beside vocab_size and block_size,
     and whether it reads windows."""
 
-    network: Callable[[Config, Any], Sequential]
+    network: Callable[[Config, Generator], Sequential]
     reads: tuple[str, ...]
     windowed: bool
 
@@ -155,7 +158,7 @@ class Builder(NamedTuple):
 BUILDERS: dict[str, Builder] = {}
 
 
-def builder(*reads, windowed=False):
+def builder(*reads: str, windowed: bool = False) -> Callable:
     """Register a function (config, generator) -> Sequential under its own name."""
 
     def register(function):
@@ -165,7 +168,7 @@ def builder(*reads, windowed=False):
     return register
 
 
-def build(kind, config, generator):
+def build(kind: str, config: Config, generator: Generator) -> Model:
     """The Model of that name with parameters drawn from `generator`.
 
     An unknown name is a ValueError, and so is a size that this model does not read and that differs
@@ -185,19 +188,20 @@ def build(kind, config, generator):
 
 
 @builder()
-def bigram(c, generator):
-    """A table of logits (V, V), zero at the start; the row is the last token. train.count_bigrams
-    fills it."""
+def bigram(c: Config, g: Generator) -> Sequential:
+    """A table of logits (V, V), zero at the start, one row for each last token.
+
+    train.count_bigrams fills it.
+    """
     return Sequential(logits=Embedding(np.zeros((c.vocab_size, c.vocab_size), c.dtype)))
 
 
 @builder("n_embd", "n_embd2")
-def bow(c, g):
+def bow(c: Config, g: Generator) -> Sequential:
     """makemore's bag of words: embeddings, averaged over everything before, then a small MLP."""
+    token, position = _embedding(g, c, c.vocab_size), _embedding(g, c, c.block_size)
     return Sequential(
-        embedding=PositionalEmbedding(
-            _embedding(g, c, c.vocab_size), _embedding(g, c, c.block_size)
-        ),
+        embedding=PositionalEmbedding(token, position),
         bag=Residual(mean=CausalMean()),
         mlp=Residual(
             up=_linear(g, c, c.n_embd, c.n_embd2),
@@ -209,9 +213,9 @@ def bow(c, g):
 
 
 @builder("n_embd", "n_embd2", windowed=True)
-def mlp(c, g):
-    """The notebook's: embedding, linear without bias (BatchNorm removes it), BatchNorm, tanh,
-    linear (Bengio et al., 2003).
+def mlp(c: Config, g: Generator) -> Sequential:
+    """The notebook's (after Bengio et al., 2003): embedding, linear without bias, which BatchNorm
+    would remove, BatchNorm, tanh, linear.
 
     Nothing starts at exactly 0 or 1, which would hide a wrong backward. Its BatchNorm keeps no
     running statistics: it is calibrated on the whole training set afterwards, by train.calibrate.
@@ -221,16 +225,15 @@ def mlp(c, g):
     w1 = _randn(g, c, fan_in, c.n_embd2) * ((5 / 3) / fan_in**0.5)
     w2 = _randn(g, c, c.n_embd2, c.vocab_size) * 0.1
     b2 = _randn(g, c, c.vocab_size) * 0.1
-    norm = BatchNorm(
-        _randn(g, c, c.n_embd2) * 0.1 + 1, _randn(g, c, c.n_embd2) * 0.1, running="calibrated"
-    )
+    gain, bias = _randn(g, c, c.n_embd2) * 0.1 + 1, _randn(g, c, c.n_embd2) * 0.1
+    norm = BatchNorm(gain, bias, running="calibrated")
     return _mlp(table, w1, norm, w2, b2)
 
 
 @builder("n_embd", "n_embd2", windowed=True)
-def mlp_running(c, g):
-    """The third lecture's: the same, smaller at the end, with the running mean and standard
-    deviation and no eps."""
+def mlp_running(c: Config, g: Generator) -> Sequential:
+    """The third lecture's: the same with a smaller last layer, the running mean and standard
+    deviation, and no eps."""
     fan_in = c.block_size * c.n_embd
     table = _randn(g, c, c.vocab_size, c.n_embd)
     w1 = _randn(g, c, fan_in, c.n_embd2) * ((5 / 3) / fan_in**0.5)
@@ -240,7 +243,9 @@ def mlp_running(c, g):
     return _mlp(table, w1, norm, w2, b2)
 
 
-def _mlp(table, w1, norm, w2, b2):
+def _mlp(
+    table: np.ndarray, w1: np.ndarray, norm: BatchNorm, w2: np.ndarray, b2: np.ndarray
+) -> Sequential:
     return Sequential(
         embedding=Embedding(table),
         flatten=Flatten(),
@@ -252,25 +257,27 @@ def _mlp(table, w1, norm, w2, b2):
 
 
 @builder("n_layer", "n_embd", "n_embd2", windowed=True)
-def mlp_deep(c, g):
-    """The third lecture's deeper network: n_layer linear layers, each with a BatchNorm, a tanh but
-    after the last."""
+def mlp_deep(c: Config, g: Generator) -> Sequential:
+    """The third lecture's deeper network: n_layer linear layers, each with a BatchNorm, and a tanh
+    after each but the last."""
     embedding = Embedding(_randn(g, c, c.vocab_size, c.n_embd))
     widths = [c.block_size * c.n_embd, *[c.n_embd2] * (c.n_layer - 1), c.vocab_size]
     layers: list[Layer] = []
     for fan_in, fan_out in pairwise(widths):
         linear = Linear(_randn(g, c, fan_in, fan_out) / fan_in**0.5)
-        layers += [linear, BatchNorm(*_ones_zeros(c, fan_out)), Tanh()]
+        norm = BatchNorm(*_ones_zeros(c, fan_out))
+        layers += [linear, norm, Tanh()]
     layers.pop()
-    last_norm = layers[-1]
-    last_norm.weight.data *= 0.1  # make the first predictions less confident
+    norm.weight.data *= 0.1  # make the first predictions less confident
     return Sequential(embedding=embedding, flatten=Flatten(), layers=Sequential(*layers))
 
 
 @builder("n_embd", "n_embd2")
-def mlp_makemore(c, g):
-    """makemore's: at each position the embeddings of the last block_size tokens, newest first; row
-    V is the blank."""
+def mlp_makemore(c: Config, g: Generator) -> Sequential:
+    """makemore's: at each position the embeddings of the last block_size tokens, newest first.
+
+    Row V of the table is the blank before the first token.
+    """
     return Sequential(
         window=Window(c.block_size, blank=c.vocab_size),
         embedding=Embedding(_embedding(g, c, c.vocab_size + 1)),
@@ -282,20 +289,17 @@ def mlp_makemore(c, g):
 
 
 @builder("n_embd", "n_embd2")
-def rnn(c, g):
+def rnn(c: Config, g: Generator) -> Sequential:
     """makemore's RNN: one tanh cell on [x_t, h_{t-1}]."""
     return Sequential(
         embedding=Embedding(_embedding(g, c, c.vocab_size)),
-        cell=RNN(
-            np.zeros(c.n_embd2, c.dtype),
-            *linear_init(g, c.n_embd + c.n_embd2, c.n_embd2, dtype=c.dtype),
-        ),
+        cell=RNN(np.zeros(c.n_embd2, c.dtype), *_gates(g, c, 1)),
         head=_linear(g, c, c.n_embd2, c.vocab_size),
     )
 
 
 @builder("n_embd", "n_embd2")
-def gru(c, g):
+def gru(c: Config, g: Generator) -> Sequential:
     """makemore's GRU: three Linear layers drawn one after the other, z, r and the candidate."""
     return Sequential(
         embedding=Embedding(_embedding(g, c, c.vocab_size)),
@@ -305,7 +309,7 @@ def gru(c, g):
 
 
 @builder("n_embd", "n_embd2")
-def lstm(c, g):
+def lstm(c: Config, g: Generator) -> Sequential:
     """The same around an LSTM, its four gates drawn in the order i, f, g, o."""
     return Sequential(
         embedding=Embedding(_embedding(g, c, c.vocab_size)),
@@ -315,9 +319,11 @@ def lstm(c, g):
 
 
 @builder("n_embd", "n_embd2", windowed=True)
-def wavenet(c, g):
-    """The fifth lecture's: neighbours joined two by two until one is left. block_size: a power of
-    two, at least 2."""
+def wavenet(c: Config, g: Generator) -> Sequential:
+    """The fifth lecture's: neighbours joined two by two until one is left.
+
+    block_size must be a power of two and at least 2.
+    """
     n_stage = c.block_size.bit_length() - 1
     if c.block_size != 2**n_stage or n_stage == 0:
         raise ValueError(
@@ -336,9 +342,9 @@ def wavenet(c, g):
 
 
 @builder("n_layer", "n_embd", "n_head", "tie_weights")
-def transformer(c, g):
-    """makemore's, which is GPT-2's (Radford et al., 2019): pre-norm blocks of attention and MLP,
-    GELU in its tanh form.
+def transformer(c: Config, g: Generator) -> Sequential:
+    """makemore's, which is GPT-2's (Radford et al., 2019): pre-norm blocks of attention and an MLP
+    with GELU in its tanh form.
 
     With tie_weights the head is the table of tokens itself, and nothing is drawn for it.
     """
@@ -362,18 +368,21 @@ def transformer(c, g):
             ),
         )
 
+    def head():
+        if c.tie_weights:
+            return TiedLinear(embedding.token.weight)
+        return _linear(g, c, C, c.vocab_size, bias=False)
+
     return Sequential(
         embedding=embedding,
         blocks=Sequential(*(block() for _ in range(c.n_layer))),
         norm=LayerNorm(*_ones_zeros(c, C)),
-        head=TiedLinear(embedding.token.weight)
-        if c.tie_weights
-        else _linear(g, c, C, c.vocab_size, bias=False),
+        head=head(),
     )
 
 
 @builder("n_layer", "n_embd", "n_head")
-def microgpt(c, g):
+def microgpt(c: Config, g: Generator) -> Sequential:
     """microgpt (Karpathy, 2026): rms norm without gain, relu, no biases, every weight normal with
     deviation 0.08.
 
@@ -386,11 +395,9 @@ def microgpt(c, g):
     def draw(n_out, n_in):
         return g.normal(0.0, 0.08, (n_out, n_in), dtype=c.dtype)
 
-    token, position, head = (
-        np.roll(draw(V, C), 1, axis=0),
-        draw(c.block_size, C),
-        np.roll(draw(V, C), 1, axis=0),
-    )
+    token = np.roll(draw(V, C), 1, axis=0)
+    position = draw(c.block_size, C)
+    head = np.roll(draw(V, C), 1, axis=0)
 
     def block():
         qkv = np.concatenate([draw(C, C) for _ in range(3)])
@@ -414,21 +421,21 @@ def microgpt(c, g):
     )
 
 
-def _randn(g, c, *shape):
-    return g.randn(*shape, dtype=c.dtype)
+def _randn(g: Generator, c: Config, *shape: int) -> np.ndarray:
+    return g.normal(0.0, 1.0, shape, c.dtype)
 
 
-def _embedding(g, c, rows):
+def _embedding(g: Generator, c: Config, rows: int) -> np.ndarray:
     """A table with torch.nn.Embedding's first values."""
     return embedding_init(g, rows, c.n_embd, dtype=c.dtype)
 
 
-def _linear(g, c, fan_in, fan_out, bias=True):
+def _linear(g: Generator, c: Config, fan_in: int, fan_out: int, bias: bool = True) -> Linear:
     """A Linear with torch.nn.Linear's first values."""
     return Linear(*linear_init(g, fan_in, fan_out, bias, dtype=c.dtype))
 
 
-def _heads(c):
+def _heads(c: Config) -> CausalAttention:
     """Attention whose heads share the channels evenly."""
     if c.n_embd % c.n_head:
         raise ValueError(
@@ -437,13 +444,13 @@ def _heads(c):
     return CausalAttention(c.n_head)
 
 
-def _gates(g, c, n):
+def _gates(g: Generator, c: Config, n: int) -> list[np.ndarray]:
     """n torch.nn.Linear from [x, h] to a gate each, drawn in turn, side by side in one weight and
     one bias."""
     drawn = [linear_init(g, c.n_embd + c.n_embd2, c.n_embd2, dtype=c.dtype) for _ in range(n)]
     return [np.concatenate(arrays, axis=-1) for arrays in zip(*drawn, strict=True)]
 
 
-def _ones_zeros(c, size):
+def _ones_zeros(c: Config, size: int) -> tuple[np.ndarray, np.ndarray]:
     """What a normalisation's gain and bias start with."""
     return np.ones(size, c.dtype), np.zeros(size, c.dtype)

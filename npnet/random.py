@@ -15,12 +15,32 @@ dtypes and devices.
 import math
 import numbers
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 _BLOCK = 624  # words the twister makes at a time
 _CHUNK = 8192  # normals transformed at a time: the temporaries stay in the cache
+
+
+class Generator(Protocol):
+    """What first values and words are drawn from, and what a resumed run keeps of it."""
+
+    def uniform(
+        self, low: float, high: float, shape: Sequence[int], dtype: Any = np.float32
+    ) -> np.ndarray: ...
+
+    def normal(
+        self, mean: float, std: float, shape: Sequence[int], dtype: Any = np.float32
+    ) -> np.ndarray: ...
+
+    def multinomial(
+        self, probs: np.ndarray, num_samples: int, replacement: bool = False, rule: str = "current"
+    ) -> np.ndarray: ...
+
+    def state(self) -> np.ndarray: ...
+
+    def set_state(self, state: np.ndarray) -> None: ...
 
 
 class TorchGenerator:
@@ -44,10 +64,8 @@ class TorchGenerator:
             raise ValueError(f"seed must be in [-2^63, 2^64), got {seed}")
         self._seed = seed % 2**64
         self._twister = np.random.RandomState(self._seed % 2**32)
-        self._ahead = np.empty(
-            0, np.uint32
-        )  # the end of the twister's current block, of which the first are used
-        self._used = 0
+        # The end of the twister's current block, and how many of these are used.
+        self._ahead, self._used = np.empty(0, np.uint32), 0
         self._kept: float | None = None  # the second normal of a scalar pair
         return self
 
@@ -104,19 +122,15 @@ class TorchGenerator:
     ) -> np.ndarray:
         """Uniform in [low, high): `fma(rand, high - low, low)`, all in `dtype`; a result equal to
         high becomes low."""
-        sizes, kind, low, high = (
-            _shape(shape),
-            _dtype(dtype),
-            _real(low, "low"),
-            _real(high, "high"),
-        )
-        limit = float(np.finfo(kind).max)
+        sizes, dtype = _shape(shape), _dtype(dtype)
+        low, high = _real(low, "low"), _real(high, "high")
+        limit = float(np.finfo(dtype).max)
         if not (-limit <= low <= high <= limit and high - low <= limit):
             raise ValueError(
-                f"uniform needs low <= high and high - low finite in {kind}, got {low} and {high}"
+                f"uniform needs low <= high and high - low finite in {dtype}, got {low} and {high}"
             )
-        a, b = kind.type(low), kind.type(high)
-        out = _fma(self._unit(math.prod(sizes), kind), b - a, a)
+        a, b = dtype.type(low), dtype.type(high)
+        out = _fma(self._unit(math.prod(sizes), dtype), b - a, a)
         out[out == b] = a
         return out.reshape(sizes)
 
@@ -137,40 +151,36 @@ class TorchGenerator:
         Fewer: one at a time in double, `z = sqrt(-2 log1p(-u2)) cos(2 pi u1)`. The sine is kept for
         the next scalar, also through larger draws in between.
         """
-        sizes, kind, mean, std = (
-            _shape(shape),
-            _dtype(dtype),
-            _real(mean, "mean"),
-            _real(std, "std"),
-        )
+        sizes, dtype = _shape(shape), _dtype(dtype)
+        mean, std = _real(mean, "mean"), _real(std, "std")
         if not std >= 0:
             raise ValueError(f"std must be >= 0, got {std}")
         n = math.prod(sizes)
         with np.errstate(over="ignore", invalid="ignore"):
             if n < 16:
                 z = np.array([self._scalar_normal() for _ in range(n)], np.float64)
-                return _fma(z, std, mean).astype(kind).reshape(sizes)
-            out = np.empty(n, kind)
-            a, b = kind.type(mean), kind.type(std)
+                return _fma(z, std, mean).astype(dtype).reshape(sizes)
+            out = np.empty(n, dtype)
+            a, b = dtype.type(mean), dtype.type(std)
             whole = n - n % 16
             for start in range(0, whole, _CHUNK):
                 stop = min(start + _CHUNK, whole)
-                out[start:stop] = _fma(_box_muller(self._unit(stop - start, kind)), b, a)
+                out[start:stop] = _fma(_box_muller(self._unit(stop - start, dtype)), b, a)
             if whole < n:
-                self._raw((n - whole) * kind.itemsize // 4)
-                out[-16:] = _fma(_box_muller(self._unit(16, kind)), b, a)
+                self._raw((n - whole) * dtype.itemsize // 4)
+                out[-16:] = _fma(_box_muller(self._unit(16, dtype)), b, a)
         return out.reshape(sizes)
 
     def exponential(
         self, shape: int | Sequence[int], dtype: Any = np.float32, rate: float = 1.0
     ) -> np.ndarray:
         """Exponential: `-1/rate * log1p(-u)` with u from one raw64, in double, then cast."""
-        sizes, kind, rate = _shape(shape), _dtype(dtype), _real(rate, "rate")
+        sizes, dtype, rate = _shape(shape), _dtype(dtype), _real(rate, "rate")
         if not rate > 0:
             raise ValueError(f"rate must be > 0, got {rate}")
         with np.errstate(over="ignore"):
             log = _libm(math.log1p, -self._unit(math.prod(sizes), np.dtype(np.float64)))
-            return (-1.0 / rate * log).astype(kind).reshape(sizes)
+            return (-1.0 / rate * log).astype(dtype).reshape(sizes)
 
     def randint(self, low: int, high: int, shape: int | Sequence[int]) -> np.ndarray:
         """int64 in [low, high): with span = high - low, `raw % span + low` for a span below 2^28,
@@ -183,11 +193,8 @@ class TorchGenerator:
         n, span = math.prod(sizes), high - low
         if span < 2**28:
             return ((self._raw(n) % np.uint32(span)).astype(np.int64) + low).reshape(sizes)
-        return (
-            (self._raw64(n) % np.uint64(span) + np.uint64(low % 2**64))
-            .view(np.int64)
-            .reshape(sizes)
-        )
+        drawn = self._raw64(n) % np.uint64(span) + np.uint64(low % 2**64)
+        return drawn.view(np.int64).reshape(sizes)
 
     def random_int64(self) -> int:
         """torch's `random_()` of one int64, which its data loader draws for seeds: `raw64 & (2^63 -
@@ -261,8 +268,8 @@ class TorchGenerator:
         raw = self._raw(2 * n).astype(np.uint64)
         return (raw[0::2] << 32) | raw[1::2]
 
-    def _unit(self, n: int, kind: np.dtype) -> np.ndarray:
-        if kind == np.float32:
+    def _unit(self, n: int, dtype: np.dtype) -> np.ndarray:
+        if dtype == np.float32:
             return (self._raw(n) & (2**24 - 1)).astype(np.float32) * 2.0**-24
         return (self._raw64(n) & (2**53 - 1)) * 2.0**-53
 
@@ -277,7 +284,7 @@ class TorchGenerator:
 
 
 def linear_init(
-    generator: TorchGenerator, fan_in: int, fan_out: int, bias: bool = True, dtype: Any = np.float32
+    generator: Generator, fan_in: int, fan_out: int, bias: bool = True, dtype: Any = np.float32
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """What `torch.nn.Linear(fan_in, fan_out, bias)` starts with: weight (fan_in, fan_out), bias
     (fan_out,) or None.
@@ -296,10 +303,10 @@ def linear_init(
 
 
 def embedding_init(
-    generator: TorchGenerator, num_embeddings: int, embedding_dim: int, dtype: Any = np.float32
+    generator: Generator, num_embeddings: int, embedding_dim: int, dtype: Any = np.float32
 ) -> np.ndarray:
     """What `torch.nn.Embedding` starts with: normal(0, 1), (num_embeddings, embedding_dim)."""
-    return generator.randn(num_embeddings, embedding_dim, dtype=dtype)
+    return generator.normal(0.0, 1.0, (num_embeddings, embedding_dim), dtype)
 
 
 def _box_muller(u: np.ndarray) -> np.ndarray:
@@ -330,9 +337,8 @@ _LOG = np.array(
 )  # fmt: skip
 _COS = np.array([2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2], np.float32)
 _SIN = np.array([-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1], np.float32)
-_PI_4 = np.array(
-    [0.78515625, 2.4187564849853515625e-4, 3.77489497744594108e-8], np.float32
-)  # they add up to pi / 4
+# They add up to pi / 4.
+_PI_4 = np.array([0.78515625, 2.4187564849853515625e-4, 3.77489497744594108e-8], np.float32)
 
 
 def _fma(x: np.ndarray, y: Any, z: Any) -> np.ndarray:
@@ -461,9 +467,9 @@ def _shape(*sizes: Any) -> tuple[int, ...]:
 
 def _dtype(dtype: Any) -> np.dtype:
     try:
-        kind = np.dtype(object if dtype is None else dtype)
+        found = np.dtype(object if dtype is None else dtype)
     except TypeError:
-        kind = np.dtype(object)
-    if kind not in (np.float32, np.float64):
+        found = np.dtype(object)
+    if found not in (np.float32, np.float64):
         raise ValueError(f"dtype must be float32 or float64, got {dtype!r}")
-    return kind
+    return found

@@ -7,6 +7,7 @@ model what it still needs after its last step; `finish` prints what the original
 
 import math
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -258,29 +259,38 @@ class MicrogptRun(Run):
 
 
 class PythonRandom:
-    """Python's `random` in the place of a TorchGenerator, for microgpt, which numbers the boundary
-    last, not first."""
+    """Python's `random` as a Generator, for microgpt, which numbers the boundary last, not first:
+    multinomial turns the categories by one. It draws one sample a row."""
 
-    def __init__(self, seed):
+    def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
 
-    def normal(self, mean, std, shape, dtype):
-        return np.array(
-            [self.random.gauss(mean, std) for _ in range(int(np.prod(shape)))], dtype
-        ).reshape(shape)
+    def uniform(
+        self, low: float, high: float, shape: Sequence[int], dtype: Any = np.float32
+    ) -> np.ndarray:
+        values = [self.random.uniform(low, high) for _ in range(math.prod(shape))]
+        return np.array(values, dtype).reshape(shape)
 
-    def multinomial(self, probs, num_samples, replacement=False, rule=""):
+    def normal(
+        self, mean: float, std: float, shape: Sequence[int], dtype: Any = np.float32
+    ) -> np.ndarray:
+        values = [self.random.gauss(mean, std) for _ in range(math.prod(shape))]
+        return np.array(values, dtype).reshape(shape)
+
+    def multinomial(
+        self, probs: np.ndarray, num_samples: int, replacement: bool = False, rule: str = "current"
+    ) -> np.ndarray:
         V = probs.shape[-1]
         drawn = [
             self.random.choices(range(V), weights=np.roll(row, -1).tolist())[0] for row in probs
         ]
         return (np.array(drawn)[:, None] + 1) % V
 
-    def state(self):
+    def state(self) -> np.ndarray:
         version, words, gauss = self.random.getstate()
         tail = np.array([0.0 if gauss is None else gauss]).view(np.uint64)
         return np.concatenate([np.array([version, gauss is not None, *words], np.uint64), tail])
 
-    def set_state(self, state):
+    def set_state(self, state: np.ndarray) -> None:
         gauss = float(state[-1:].view(np.float64)[0]) if state[1] else None
         self.random.setstate((int(state[0]), tuple(state[2:-1].tolist()), gauss))

@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 import oracle.models
 import oracle.optim
 from npnet import ops, optim
+from npnet.data import Vocabulary
 from npnet.layers import Embedding, Sequential
 from npnet.models import BUILDERS, Config, build, builder
 from npnet.random import TorchGenerator
+from npnet.runs import PythonRandom
+from npnet.sample import generate
 from oracle.cases import check
 from oracle.compare import Mismatch
 from oracle.model_cases import MODEL_CASES, backward
@@ -311,6 +314,15 @@ def test_the_gradient_of_tied_weights_is_the_sum_of_both_uses():
     np.testing.assert_allclose(found["embedding.token.weight"], total, rtol=1e-12, atol=1e-14)
     for name in apart.keys() - {"embedding.token.weight"}:
         np.testing.assert_allclose(found[name], apart[name], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_any_generator_will_do(kind):
+    config = config_for(kind, 6, 4, n_layer=1, n_embd=4, n_embd2=5, n_head=2)
+    model = build(kind, config, PythonRandom(1))
+    assert np.isfinite(model.loss_and_grad(*batch(model)))
+    words = generate(model, Vocabulary(["abcde"]), PythonRandom(1), 3, max_length=3)
+    assert len(words) == 3
 
 
 def test_first_values_come_from_the_generator_alone():

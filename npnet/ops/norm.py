@@ -14,7 +14,7 @@ divides by n - 1. With given statistics (batch_norm_inference) only the first is
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -195,7 +195,7 @@ def rms_norm(
 
 def rms_norm_backward(
     dy: np.ndarray, cache: tuple, out: Sequence[np.ndarray | None] = (None,)
-) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+) -> Any:
     """dy (..., C) -> dx (..., C), and dgain (C,) if there is a gain. `out` places (dgain,).
 
     xhat = x inv with inv = (mean(x^2) + eps)^(-1/2). x acts directly, with slope inv, and through
