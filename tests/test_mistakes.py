@@ -51,7 +51,7 @@ FACTS = re.compile(
     r"(the sign is wrong, and )?all elements are the right ones times|it is all zeros|"
     r"all its numbers are right but for the sign of|the numbers are right, but their shape|"
     r"(the first|the last|only the first) along axis|about \d+ digits are right|"
-    r"the shape .* only broadcasts|its shape is that of the transpose"
+    r"the shape .* only broadcasts|it is wrong only where|its shape is that of the transpose"
 )
 ALSO = {
     "divided by (n o): the mean": "it is divided by|, or it is divided by",
@@ -61,7 +61,8 @@ ALSO = {
     "shifted by one along axis 0": "reversed order",
     "shifted by one along axis 1": "reversed order",
     "the mean square over axis 1": "or a term through its norm",
-    "sign(x) is missing": "dy unchanged|the sign is wrong",
+    "sign(x) is missing": "dy unchanged|the sign is wrong|its signs are lost",
+    "it is right for gain = 1": "a factor gain is too many",
 }
 
 
@@ -97,7 +98,7 @@ UNEXPLAINED = {
     "noise": noise,
     "added noise": lambda e: e.g + noise(e),
     "times noise": lambda e: e.g * noise(e),
-    "sine": lambda e: np.sin(3 * e.g),
+    "sine": lambda e: np.sin(2.7 * e.g),
     "square": lambda e: e.g**2 + 0.1 * e.g,
     "running sum": lambda e: np.cumsum(e.g).reshape(e.g.shape) + 0.3,
     "added number": lambda e: e.g + 0.37,

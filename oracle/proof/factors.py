@@ -47,7 +47,7 @@ def size_factor(wrong: Wrong) -> str:
     fitting = [
         meaning
         for meaning, value in meanings(wrong)
-        if value != 1 and math.isclose(abs(r), value, rel_tol=10 * wrong.tolerance)
+        if value != 1 and math.isclose(abs(r), value, rel_tol=0.1 * wrong.tolerance)
     ]
     if not fitting:
         return ""

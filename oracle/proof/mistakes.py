@@ -103,27 +103,26 @@ def explained(
     """The mistakes that give the numbers of the gradient themselves."""
     if not wrong.got.any():
         return "it is all zeros"
-    found = factors.size_factor(wrong)
-    if found:
-        return found
     if ones is not None and wrong.is_(ones):
         return "the upstream gradient is ignored: this is the gradient for one of all ones"
+    if elsewhere and wrong.dy is not None:
+        squared = elsewhere(None, wrong.dy**2)
+        if squared and wrong.is_(squared[1]):
+            return "the upstream gradient is used twice: this is the right gradient for dy * dy"
+    found = factors.input_factor(wrong) or factors.size_factor(wrong)
+    if found:
+        return found
     if other:
         return f"this is {other}: two gradients are swapped"
     for path, part in without.items():
         if wrong.is_(part):
             return f"what comes through {path} is missing"
-    if elsewhere and wrong.dy is not None:
-        squared = elsewhere(None, wrong.dy**2)
-        if squared and wrong.is_(squared[1]):
-            return "the upstream gradient is used twice: this is the right gradient for dy * dy"
     found = (
         places.order(wrong)
         or places.signs(wrong)
         or terms.softmax_term(wrong)
         or terms.cross_entropy_term(wrong)
         or terms.other_slope(wrong)
-        or factors.input_factor(wrong)
         or terms.indexed_rows(wrong)
     )
     if not found and wrong.elementwise and wrong.is_(wrong.dy):
