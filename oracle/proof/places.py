@@ -35,7 +35,7 @@ def order(wrong: Wrong) -> str:
             return "its numbers are right but in another order: a reshape stands for a transpose"
     for axis in range(got.ndim):
         rows, right = (np.moveaxis(a, axis, 0).reshape(got.shape[axis], -1) for a in (got, want))
-        if 2 < len(rows) <= 100 and permuted(rows, right, wrong):
+        if len(rows) > 2 and len(rows) * rows.size < 1e6 and permuted(rows, right, wrong):
             return f"its numbers are right but in another order along axis {axis}"
     return ""
 
