@@ -24,11 +24,11 @@ _HOME = {
 __all__ = sorted(name for names in _HOME.values() for name in names)
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> object:
     for module, names in _HOME.items():
         if name in names:
             return getattr(importlib.import_module(f"npnet.{module}"), name)

@@ -9,6 +9,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,11 +36,11 @@ class Checkpoint:
     generators: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def save(path, checkpoint):
+def save(path: str | Path, checkpoint: Checkpoint) -> None:
     """Write the checkpoint to `path`, whole or not at all: a file that is there stays until the new
     one is complete."""
     model = checkpoint.model
-    arrays = {
+    arrays: dict[str, Any] = {
         f"{group}/{name}": array
         for group, members in (
             ("parameter", model.parameters()),
@@ -67,7 +68,7 @@ def save(path, checkpoint):
     os.replace(unfinished, path)
 
 
-def load(path):
+def load(path: str | Path) -> Checkpoint:
     """The Checkpoint in the file. A missing, damaged or foreign file is a CheckpointError that
     names what is wrong."""
     try:
@@ -77,9 +78,8 @@ def load(path):
         raise CheckpointError(
             f"{path}: {error.strerror or error}; expected a model saved by npnet train"
         ) from error
-    except (
-        Exception
-    ) as error:  # of many kinds: a damaged byte may say that an entry is encrypted or compressed
+    # Of many kinds: a damaged byte may say that an entry is encrypted or compressed.
+    except Exception as error:
         raise CheckpointError(
             f"{path}: not a complete .npz file; expected a model saved by npnet train"
         ) from error
@@ -104,7 +104,12 @@ def load(path):
     return checkpoint
 
 
-def fill(targets, arrays, source, error=ValueError):
+def fill(
+    targets: dict[str, np.ndarray],
+    arrays: dict[str, np.ndarray],
+    source: object,
+    error: type[ValueError] = ValueError,
+) -> None:
     """Copy arrays into the targets of the same names. A missing, unknown or misshapen entry raises
     `error`, by name."""
     for name in targets:
@@ -122,7 +127,7 @@ def fill(targets, arrays, source, error=ValueError):
         targets[name][...] = array
 
 
-def _group(arrays, group):
+def _group(arrays: dict[str, np.ndarray], group: str) -> dict[str, np.ndarray]:
     prefix = group + "/"
     return {
         name.removeprefix(prefix): array

@@ -46,8 +46,7 @@ def train(args, console):
         if args.work_dir:
             folder = stack.enter_context(folders.Folder(args.work_dir, args.resume, args.overwrite))
             console.stdout.survives = True
-        if args.resume:
-            saved = folder.load()
+            saved = folder.load() if args.resume else None
         preset, words, source = new or _resumed(args, saved, console)
         console.stage("preparing")
         run = preset.prepare(words)

@@ -9,14 +9,17 @@ are numbered as the lecture lists them: Linear, BatchNorm1d, Tanh, ..., without 
 up or reshape. All standard deviations are unbiased.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from npnet import ops, train
-from npnet.layers import BatchNorm, Linear, Residual, Sequential, Tanh
-from npnet.presets import PRESETS, Lecture
+from npnet.layers import BatchNorm, Layer, Linear, Residual, Sequential, Tanh
+from npnet.models import Model
+from npnet.presets import PRESETS, Lecture, Preset
 
 SATURATED = 0.97
 MOST_POINTS = 2000
@@ -24,8 +27,7 @@ MOST_POINTS = 2000
 
 @dataclass(frozen=True)
 class Observed:
-    """A layer's number in the lecture's list, its name, its output and the gradient of the loss by
-    that output."""
+    """A layer's number in the lecture's list, its name, its output and that output's gradient."""
 
     number: int
     name: str
@@ -33,11 +35,13 @@ class Observed:
     grad: np.ndarray
 
 
-def chain(model):
-    """The layers of the network in order. A network that is no plain chain, or has no tanh in it,
-    is a ValueError."""
+def chain(model: Model) -> list[Layer]:
+    """The layers of the network in order.
 
-    def flat(layer):
+    A network that is no plain chain, or has no tanh in it, is a ValueError.
+    """
+
+    def flat(layer: Layer) -> Iterator[Layer]:
         if not isinstance(layer, Sequential):
             yield layer
         else:
@@ -54,8 +58,8 @@ def chain(model):
     return layers
 
 
-def observe(model, x, y):
-    """What every tanh gave and got on one minibatch -> list of Observed, in order.
+def observe(model: Model, x: np.ndarray, y: np.ndarray) -> list[Observed]:
+    """What every tanh gave and got on one minibatch, in order.
 
     The same passes as model.loss_and_grad(x, y), one layer at a time: every gradient is left in
     model.grad.
@@ -81,31 +85,30 @@ def observe(model, x, y):
     ]
 
 
-def activation_lines(tanhs):
-    """Mean, standard deviation, and how many of a hundred activations lie so far out that hardly a
-    gradient passes."""
+def activation_lines(tanhs: list[Observed]) -> Iterator[str]:
+    """Mean, standard deviation and the percentage of saturated activations, |a| > 0.97."""
     for t in tanhs:
         saturated = np.mean(np.abs(t.out) > SATURATED)
         summary = f"mean {_mean(t.out):+.2f}, std {_std(t.out):.2f}, saturated: {saturated:.2%}"
         yield f"layer {t.number} ({t.name:>10}): {summary}"
 
 
-def gradient_lines(tanhs):
-    """Mean and standard deviation of the gradients of the loss by the activations."""
+def gradient_lines(tanhs: list[Observed]) -> Iterator[str]:
+    """Mean and standard deviation of the activations' gradients."""
     for t in tanhs:
         yield f"layer {t.number} ({t.name:>10}): mean {_mean(t.grad):+f}, std {_std(t.grad):e}"
 
 
-def weight_lines(model):
-    """For every matrix: mean and standard deviation of its gradient, and the latter over that of
-    its values."""
+def weight_lines(model: Model) -> Iterator[str]:
+    """For every matrix: mean and standard deviation of its gradient, and the ratio of the latter to
+    the standard deviation of its values."""
     for data, grad in matrices(model).values():
         mean, std, ratio = _mean(grad), _std(grad), _std(grad) / _std(data)
         summary = f"mean {mean:+f} | std {std:e} | grad:data ratio {ratio:e}"
         yield f"weight {data.shape!s:>10} | {summary}"
 
 
-def update_sizes(model, lr):
+def update_sizes(model: Model, lr: float) -> list[float]:
     """For every matrix log10 of std(lr grad) / std(data): about -3 is a good pace for plain SGD."""
     with np.errstate(divide="ignore"):
         return [
@@ -113,7 +116,7 @@ def update_sizes(model, lr):
         ]
 
 
-def matrices(model):
+def matrices(model: Model) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Name -> (data, grad) of every parameter with two axes; gains and biases have one."""
     gradients = model.gradients()
     return {
@@ -121,7 +124,7 @@ def matrices(model):
     }
 
 
-def diagnose(preset, words, plot_dir=None):
+def diagnose(preset: Preset, words: list[str], plot_dir: str | Path | None = None) -> None:
     """Train by the preset and print the three tables for its last step; with plot_dir also draw
     them and the updates.
 
@@ -166,28 +169,26 @@ def diagnose(preset, words, plot_dir=None):
             print(f"saved to {path}")
 
 
-def figures(figure_class, model, tanhs, sizes, step):
-    """File name -> figure: the lecture's three histograms and its curve of update sizes, {step:
-    update_sizes}."""
-    names = [f"layer {t.number} ({t.name})" for t in tanhs]
+def figures(
+    figure_class: Any,
+    model: Model,
+    tanhs: list[Observed],
+    sizes: dict[int, list[float]],
+    step: int,
+) -> dict[str, Any]:
+    """File name -> figure: the lecture's three histograms, and the curves of the update sizes,
+    which `sizes` has for each step."""
+    outs = {f"layer {t.number} ({t.name})": t.out for t in tanhs}
+    grads = {f"layer {t.number} ({t.name})": t.grad for t in tanhs}
     weights = {f"{name} {data.shape}": grad for name, (data, grad) in matrices(model).items()}
-    drawn = {
-        "activations": _histograms(
-            figure_class, dict(zip(names, (t.out for t in tanhs), strict=True))
-        ),
-        "gradients": _histograms(
-            figure_class, dict(zip(names, (t.grad for t in tanhs), strict=True))
-        ),
-        "weight-gradients": _histograms(figure_class, weights),
-    }
-    titles = (
-        "Activations",
-        "Gradients of the loss by the activations",
-        "Gradients of the loss by the weights",
-    )
-    labels = ("activation", "gradient", "gradient")
-    for figure, title, label in zip(drawn.values(), titles, labels, strict=True):
-        figure.axes[0].set(title=f"{title}, step {step}", xlabel=label, ylabel="density")
+    drawn = {}
+    for name, title, label, arrays in (
+        ("activations", "Activations", "activation", outs),
+        ("gradients", "Gradients of the loss by the activations", "gradient", grads),
+        ("weight-gradients", "Gradients of the loss by the weights", "gradient", weights),
+    ):
+        drawn[name] = _histograms(figure_class, arrays)
+        drawn[name].axes[0].set(title=f"{title}, step {step}", xlabel=label, ylabel="density")
     drawn["updates"] = _curves(figure_class, list(weights), sizes)
     for figure in drawn.values():
         figure.axes[0].spines[["top", "right"]].set_visible(False)
@@ -195,7 +196,7 @@ def figures(figure_class, model, tanhs, sizes, step):
     return drawn
 
 
-def _histograms(figure_class, arrays):
+def _histograms(figure_class: Any, arrays: dict[str, np.ndarray]) -> Any:
     figure = figure_class(figsize=(11, 4.5), layout="constrained")
     axes = figure.subplots()
     for (label, values), color in zip(arrays.items(), _colors(len(arrays)), strict=True):
@@ -206,20 +207,13 @@ def _histograms(figure_class, arrays):
     return figure
 
 
-def _curves(figure_class, labels, sizes):
+def _curves(figure_class: Any, labels: list[str], sizes: dict[int, list[float]]) -> Any:
     figure = figure_class(figsize=(11, 5), layout="constrained")
     axes = figure.subplots()
-    for label, curve, color in zip(
-        labels, np.array(list(sizes.values())).T, _colors(len(labels)), strict=True
-    ):
-        axes.plot(
-            list(sizes),
-            curve,
-            label=label,
-            color=color,
-            linewidth=0.8,
-            marker="." if len(sizes) == 1 else "",
-        )
+    steps, curves = list(sizes), np.array(list(sizes.values())).T
+    style = {"linewidth": 0.8, "marker": "." if len(steps) == 1 else ""}
+    for label, curve, color in zip(labels, curves, _colors(len(labels)), strict=True):
+        axes.plot(steps, curve, label=label, color=color, **style)
     axes.axhline(-3, color="black", linewidth=1.2)
     axes.annotate("a good pace", (0, -3), (4, 4), textcoords="offset points", fontsize=9)
     axes.set(
@@ -231,13 +225,13 @@ def _curves(figure_class, labels, sizes):
     return figure
 
 
-def _colors(n):
+def _colors(n: int) -> np.ndarray:
     from matplotlib import colormaps
 
     return colormaps["turbo"](np.linspace(0.05, 0.95, n))
 
 
-def _figure_class():
+def _figure_class() -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -245,9 +239,9 @@ def _figure_class():
     return Figure
 
 
-def _mean(values):
+def _mean(values: np.ndarray) -> float:
     return values.mean(dtype=np.float64)
 
 
-def _std(values):
+def _std(values: np.ndarray) -> float:
     return values.std(ddof=1, dtype=np.float64)

@@ -6,6 +6,7 @@ thousandth of the steps, and one for each evaluation.
 """
 
 import os
+import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,10 +20,10 @@ from npnet.models import Model
 from npnet.presets import fingerprint, restored
 from npnet.train import Diverged
 
-try:
-    import fcntl
-except ImportError:  # Windows
+if sys.platform == "win32":
     import msvcrt
+else:
+    import fcntl
 
 MODEL, LAST, HISTORY, LOCK = "model.npz", "last.npz", "history.csv", ".lock"
 COLUMNS = "step,batch_loss,train_loss,val_loss,test_loss,learning_rate,seconds"
@@ -137,7 +138,7 @@ def _locked(path):
     """An open file with a lock that dies with this process."""
     file = open(path / LOCK, "ab")  # noqa: SIM115
     try:
-        if os.name == "nt":
+        if sys.platform == "win32":
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         else:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -6,19 +6,24 @@ of the step, `schedule(step) -> lr`.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
+Schedule = Callable[[int], float]
+
 
 class SGD:
-    """p -= lr g; with momentum, v = momentum v + g (v = g at the first step) takes g's place;
-    Nesterov's looks ahead, g + momentum v.
+    """p -= lr g, where momentum replaces g by v = momentum v + g, v = g at the first step, and
+    Nesterov's momentum by g + momentum v, which looks ahead.
 
     data and grad are a Model's flat vectors. Nesterov without momentum is a ValueError, as in
     torch.
     """
 
-    def __init__(self, data, grad, momentum=0.0, nesterov=False):
+    def __init__(
+        self, data: np.ndarray, grad: np.ndarray, momentum: float = 0.0, nesterov: bool = False
+    ) -> None:
         if momentum < 0 or (nesterov and momentum == 0):
             raise ValueError(
                 f"momentum must be at least 0, and above 0 for Nesterov's, got {momentum}"
@@ -26,7 +31,7 @@ class SGD:
         self.data, self.grad, self.momentum, self.nesterov = data, grad, momentum, nesterov
         self.velocity = np.zeros_like(data) if momentum else None
 
-    def step(self, lr):
+    def step(self, lr: float) -> None:
         update = self.grad
         if self.velocity is not None:
             self.velocity *= self.momentum
@@ -34,7 +39,7 @@ class SGD:
             update = self.grad + self.momentum * self.velocity if self.nesterov else self.velocity
         self.data -= lr * update
 
-    def state(self):
+    def state(self) -> dict[str, np.ndarray]:
         return {} if self.velocity is None else {"velocity": self.velocity}
 
 
@@ -42,23 +47,25 @@ class AdamW:
     """Adam with decoupled weight decay (Loshchilov and Hutter, 2019); weight_decay=0 is Adam
     (Kingma and Ba, 2015).
 
-    p -= lr weight_decay p
-    m = beta1 m + (1 - beta1) g,   v = beta2 v + (1 - beta2) g^2
-    p -= lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps),   t = 1, 2, ...
+        p -= lr weight_decay p
+        m = beta1 m + (1 - beta1) g,   v = beta2 v + (1 - beta2) g^2
+        p -= lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps),   t = 1, 2, ...
     """
 
-    def __init__(self, data, grad, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01):
-        self.data, self.grad, self.betas, self.eps, self.weight_decay = (
-            data,
-            grad,
-            betas,
-            eps,
-            weight_decay,
-        )
+    def __init__(
+        self,
+        data: np.ndarray,
+        grad: np.ndarray,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+    ) -> None:
+        self.data, self.grad = data, grad
+        self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
         self.mean, self.square = np.zeros_like(data), np.zeros_like(data)
         self.count = np.zeros((), np.int64)
 
-    def step(self, lr):
+    def step(self, lr: float) -> None:
         beta1, beta2 = self.betas
         self.count += 1
         t = int(self.count)
@@ -78,29 +85,29 @@ class AdamW:
         scratch *= lr / (1 - beta1**t)
         self.data -= scratch
 
-    def state(self):
+    def state(self) -> dict[str, np.ndarray]:
         return {"mean": self.mean, "square": self.square, "count": self.count}
 
 
-def constant(lr):
+def constant(lr: float) -> Schedule:
     return lambda step: lr
 
 
-def step_decay(lr, at, factor=0.1):
+def step_decay(lr: float, at: int, factor: float = 0.1) -> Schedule:
     """lr, and from step `at` on lr * factor: the lectures' rule."""
     return lambda step: lr if step < at else lr * factor
 
 
-def linear_decay(lr, steps):
+def linear_decay(lr: float, steps: int) -> Schedule:
     """From lr at step 0 in a straight line to 0 at `steps`."""
     return lambda step: lr * max(0.0, 1 - step / steps)
 
 
-def cosine(lr, steps, warmup=0, final=0.0):
+def cosine(lr: float, steps: int, warmup: int = 0, final: float = 0.0) -> Schedule:
     """Linear warm-up over `warmup` steps to lr, then half a cosine down to `final` at `steps`,
     where it stays."""
 
-    def schedule(step):
+    def schedule(step: int) -> float:
         if step < warmup:
             return lr * (step + 1) / warmup
         progress = min(1.0, (step - warmup) / max(1, steps - warmup))
@@ -109,7 +116,7 @@ def cosine(lr, steps, warmup=0, final=0.0):
     return schedule
 
 
-def clip_grad_norm(grad, max_norm):
+def clip_grad_norm(grad: np.ndarray, max_norm: float) -> float:
     """Scale grad in place so that its Euclidean norm is at most max_norm; returns the norm before.
 
     As in torch, the factor is max_norm / (norm + 1e-6) wherever that is below 1, so a norm that

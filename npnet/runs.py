@@ -153,8 +153,16 @@ class BigramRun(Run):
     def finish(self):
         for rule, title in (("2022", "torch 1.12 and 1.13"), ("current", "torch 2.7 and later")):
             generator = TorchGenerator(self.preset.seed)
-            how = {"rule": rule, "replacement": True, "max_length": LONGEST_WORD, "batch_size": 1}
-            names = generate(self.model, self.vocabulary, generator, 5, **how)
+            names = generate(
+                self.model,
+                self.vocabulary,
+                generator,
+                n=5,
+                rule=rule,
+                replacement=True,
+                max_length=LONGEST_WORD,
+                batch_size=1,
+            )
             print(f"names, as {title} draw them:", *(name + "." for name in names))
         self.evaluation["train"] = train.evaluate(self.model, *self.data)
         print(f"nll {self.evaluation['train']:.6f}")
@@ -253,8 +261,16 @@ class MicrogptRun(Run):
         print(f"step {step + 1:4d} / {self.preset.steps:4d} | loss {loss:.4f}", flush=True)
 
     def finish(self):
-        how = {"temperature": 0.5, "max_length": self.block_size, "batch_size": 1}
-        for i, name in enumerate(generate(self.model, self.vocabulary, self.generator, 20, **how)):
+        names = generate(
+            self.model,
+            self.vocabulary,
+            self.generator,
+            n=20,
+            temperature=0.5,
+            max_length=self.block_size,
+            batch_size=1,
+        )
+        for i, name in enumerate(names):
             print(f"sample {i + 1:2d}: {name}")
 
 

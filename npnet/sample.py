@@ -1,27 +1,31 @@
 """Drawing words from a model, one position at a time: each layer keeps what it needs of the
 positions before."""
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 
 from npnet import ops
-from npnet.data import LONGEST_WORD
+from npnet.data import LONGEST_WORD, Vocabulary
+from npnet.models import Model
+from npnet.random import Generator
 
 
 def generate(
-    model,
-    vocabulary,
-    generator,
-    n=20,
+    model: Model,
+    vocabulary: Vocabulary,
+    generator: Generator,
+    n: int = 20,
     *,
-    prompt="",
-    temperature=1.0,
-    top_k=None,
-    rule="current",
-    replacement=False,
-    max_length=None,
-    batch_size=None,
-    draw_all=False,
-):
+    prompt: str = "",
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    rule: str = "current",
+    replacement: bool = False,
+    max_length: int | None = None,
+    batch_size: int | None = None,
+    draw_all: bool = False,
+) -> list[str]:
     """n words as a list of strings, each beginning with `prompt`.
 
     temperature divides the logits; 0 takes the likeliest character and draws nothing. top_k keeps
@@ -47,7 +51,7 @@ def generate(
             f"the prompt {prompt!r} is longer than {max_length}, the most characters of a word"
         )
 
-    def choose(logits):
+    def choose(logits: np.ndarray) -> np.ndarray:
         if temperature == 0:
             return logits.argmax(-1)
         logits = logits / temperature
@@ -75,7 +79,9 @@ def generate(
     return words
 
 
-def sort_by_novelty(words, train, test):
+def sort_by_novelty(
+    words: Iterable[str], train: Iterable[str], test: Iterable[str]
+) -> tuple[list[str], list[str], list[str]]:
     """makemore's three heaps: (in train, in test, new), each in the order of `words`."""
     train, test = set(train), set(test)
     return (
@@ -85,7 +91,9 @@ def sort_by_novelty(words, train, test):
     )
 
 
-def mark_words(words, train, test):
+def mark_words(
+    words: Iterable[str], train: Iterable[str], test: Iterable[str]
+) -> Iterator[tuple[str, str]]:
     """(word, "in train", "in test" or "new") for each of the words."""
     train, test = set(train), set(test)
     for word in words:

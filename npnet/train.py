@@ -8,19 +8,27 @@ to stop:
 
 import ctypes
 import math
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
 
-from npnet.layers import BatchNorm, Sequential
-from npnet.optim import SGD, step_decay
+from npnet.layers import BatchNorm, Layer, Sequential
+from npnet.models import Model
+from npnet.optim import SGD, AdamW, Schedule, step_decay
+from npnet.random import TorchGenerator
+
+Batches = Iterator[tuple[np.ndarray, np.ndarray]]
+Watch = Callable[[int, int], object]
 
 
 class Diverged(ArithmeticError):
     """A loss or a parameter that is no finite number any more."""
 
 
-def minibatches(x, y, batch_size, generator):
+def minibatches(
+    x: np.ndarray, y: np.ndarray, batch_size: int, generator: TorchGenerator
+) -> Batches:
     """Endless minibatches with replacement: batch_size indices of generator.randint each, drawn
     when asked for."""
     if batch_size < 1:
@@ -30,9 +38,16 @@ def minibatches(x, y, batch_size, generator):
         yield x.take(ix, axis=0), y.take(ix, axis=0)
 
 
-def loop(model, batches, optimizer, schedule, steps, start=0):
-    """Steps start .. steps - 1: loss and gradients of the next batch, then one update with lr =
-    schedule(step).
+def loop(
+    model: Model,
+    batches: Batches,
+    optimizer: SGD | AdamW,
+    schedule: Schedule,
+    steps: int,
+    start: int = 0,
+) -> Iterator[tuple[int, np.floating]]:
+    """Steps start .. steps - 1: loss and gradients of the next batch, then one update at the
+    learning rate schedule(step).
 
     Yields (step, loss) after each update; the loss is the one before it. A loss that is not finite
     is Diverged, before the update.
@@ -49,19 +64,29 @@ def loop(model, batches, optimizer, schedule, steps, start=0):
         yield step, loss
 
 
-def fit(model, x, y, generator, steps, batch_size=32, lr=0.1):
-    """Train by SGD as the notebook does: lr, a tenth of it from half of the steps on, then
-    calibrate -> the losses."""
+def fit(
+    model: Model,
+    x: np.ndarray,
+    y: np.ndarray,
+    generator: TorchGenerator,
+    steps: int,
+    batch_size: int = 32,
+    lr: float = 0.1,
+) -> np.ndarray:
+    """Train by SGD as the notebook does -> the loss of each step.
+
+    From half of the steps on the learning rate is a tenth of lr; in the end comes `calibrate`.
+    """
     batches = minibatches(x, y, batch_size, generator)
-    optimizer = SGD(model.data, model.grad)
-    losses = [
-        loss for _, loss in loop(model, batches, optimizer, step_decay(lr, steps // 2), steps)
-    ]
+    optimizer, schedule = SGD(model.data, model.grad), step_decay(lr, steps // 2)
+    losses = [loss for _, loss in loop(model, batches, optimizer, schedule, steps)]
     calibrate(model, x)
     return np.array(losses)
 
 
-def evaluate(model, x, y, chunk=4096, watch=None):
+def evaluate(
+    model: Model, x: np.ndarray, y: np.ndarray, chunk: int = 4096, watch: Watch | None = None
+) -> float:
     """Mean loss in nats over every target of (x, y) that is not -1, with running statistics; chunk
     rows at a time. watch(done, total) is told how far it is."""
     total, count = 0.0, 0
@@ -79,7 +104,7 @@ def evaluate(model, x, y, chunk=4096, watch=None):
     return total / count
 
 
-def calibrate(model, x, chunk=4096, watch=None):
+def calibrate(model: Model, x: np.ndarray, chunk: int = 4096, watch: Watch | None = None) -> None:
     """Set the statistics of each BatchNorm that is to be calibrated from all of x, (N, block_size),
     first layer first.
 
@@ -87,7 +112,7 @@ def calibrate(model, x, chunk=4096, watch=None):
     told how far each layer is.
     """
 
-    def chunks():
+    def chunks() -> Iterator[np.ndarray]:
         for start in range(0, len(x), chunk):
             yield x[start : start + chunk]
             if watch:
@@ -96,7 +121,7 @@ def calibrate(model, x, chunk=4096, watch=None):
     _calibrate(model.network, chunks)
 
 
-def _calibrate(layer, inputs):
+def _calibrate(layer: Layer, inputs: Callable[[], Iterator[np.ndarray]]) -> None:
     """The same for one layer and what it is made of; inputs() gives its input, chunk by chunk."""
     if isinstance(layer, BatchNorm) and layer.running == "calibrated":
         layer.running_mean[...], layer.running_var[...] = _statistics(inputs())
@@ -106,14 +131,14 @@ def _calibrate(layer, inputs):
             inputs = partial(_outputs, child, inputs)
 
 
-def _outputs(layer, inputs):
+def _outputs(layer: Layer, inputs: Callable[[], Iterator[np.ndarray]]) -> Iterator[np.ndarray]:
     return (layer.forward(x)[0] for x in inputs())
 
 
-def _statistics(chunks):
+def _statistics(chunks: Iterator[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Mean and unbiased variance of all rows, joined chunk by chunk in float64 (Chan et al.,
     1979)."""
-    count, mean, squares = 0, 0.0, 0.0
+    count, mean, squares = 0, np.zeros(()), np.zeros(())
     for x in chunks:
         rows = x.reshape(-1, x.shape[-1]).astype(np.float64)
         n, chunk_mean = len(rows), rows.mean(0)
@@ -127,12 +152,12 @@ def _statistics(chunks):
     return mean, squares / (count - 1)
 
 
-def count_bigrams(model, x, y):
-    """Fill a bigram model by counting: the table becomes the log of (N + 1) / (row sum of N + 1),
-    N[a, b] how often b follows a.
+def count_bigrams(model: Model, x: np.ndarray, y: np.ndarray) -> None:
+    """Fill a bigram model by counting: with N[a, b] how often b follows a, the table becomes the
+    log of (N + 1) / (row sum of N + 1).
 
-    That is the best table for the smoothed counts, which the gradient would only approach. x, y as
-    the model is trained on.
+    That is the best table for the smoothed counts, which the gradient would only approach. x and y
+    are what a model is trained on.
     """
     table = model.parameters()["logits.weight"]
     kept = y != -1
@@ -141,7 +166,7 @@ def count_bigrams(model, x, y):
     table[...] = np.log(counts / counts.sum(1, keepdims=True))
 
 
-def _keep_freed_memory():
+def _keep_freed_memory() -> None:
     """Ask glibc to keep freed memory: by default it returns a large array's pages at once and
     faults them in again each step.
 

@@ -277,7 +277,7 @@ class Trial:
             return
 
         def function(*tensors):
-            *tensors, upstream = tensors
+            tensors, upstream = tensors[:-1], tensors[-1]
             leaves = [t.requires_grad_() for t in tensors if t.is_floating_point()]
             y = proof.reference(*tensors, **self.options)
             if y.shape != upstream.shape:

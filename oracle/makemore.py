@@ -8,6 +8,8 @@ dictionary of views of npnet's parameters, in makemore's names and layouts: torc
 (fan_out, fan_in), makemore's GRU three of them, its initial state (1, H).
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -153,7 +155,7 @@ def _config(kind, arrays, n_head, block_size):
         sources.append(name)
         return arrays[name].shape[axis]
 
-    sizes = {
+    sizes: dict[str, Any] = {
         "dtype": "float64"
         if any(array.dtype == np.float64 for array in arrays.values())
         else "float32"

@@ -27,7 +27,7 @@ SEQUENCES = {
 WINDOWS = {"lead": ((4,), (2,), (3,), (7,)), "block_size": (3, 1, 2, 4)} | SIZES
 # Layer norm makes of two channels -1 and 1 whatever they were: nothing but rounding would be left
 # to compare below it.
-MORE = {
+MORE: dict[str, dict[str, tuple]] = {
     "wavenet": {"block_size": (4, 2, 8)},
     "mlp_deep": {"n_layer": (2, 1, 3)},
     "transformer": {
