@@ -22,8 +22,10 @@ import torch
 from npnet.models import build
 from npnet.random import TorchGenerator
 from oracle import ops as reference
-from oracle.cases import COMMON, Case, Draw
-from oracle.compare import compare, rounding_scale
+from oracle.cases import Case
+from oracle.proof.autograd import rounding_scale
+from oracle.proof.compare import compare
+from oracle.proof.draw import COMMON, Draw
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 registry = importlib.import_module("wrong_backwards")
@@ -54,7 +56,7 @@ class Habit:
     fixed: bool = False  # one set of sizes
     single: bool = False  # float32 against float32 instead of float64 against float64
     tolerance: float | None = (
-        None  # of np.allclose, absolute and relative; None: the bound of oracle.compare
+        None  # of np.allclose, absolute and relative; None: the bound of oracle.proof.compare
     )
 
 

@@ -1,32 +1,30 @@
-"""The reference: what npnet computes, once more in torch, where autograd finds the gradients, and
-the comparison."""
+"""Is a gradient right? The judge of anybody's backward pass, and npnet's operations in PyTorch.
 
-import sys
+    check_backward, judge           hold a backward against a reference, over many examples
+    layer, ...                      the styles they know beside plain functions
+    from_makemore, to_makemore      weights between makemore.py's models and npnet's
 
-try:
-    import torch  # noqa: F401
-except ImportError as error:
-    message = (
-        f"oracle compares npnet with PyTorch, which cannot be imported ({error}): "
-        'pip install "npnet-trainer[oracle]"'
-    )
-    if (
-        sys.argv[:1] == ["-m"] and "oracle" in sys.orig_argv
-    ):  # `python -m oracle`, still looking for its __main__
-        print(message, file=sys.stderr)
-        sys.exit(2)
-    raise ImportError(message, name="torch") from None
+The names are imported when they are first used: the judge needs NumPy and hypothesis alone, the
+rest of this package PyTorch.
+"""
+
+import importlib
+
+_HOME = {
+    "oracle.proof.check": ["check_backward", "judge"],
+    "oracle.proof.compare": ["Mismatch"],
+    "oracle.proof.report": ["Report", "Verdict"],
+    "oracle.makemore": ["from_makemore", "to_makemore"],
+}
+__all__ = sorted(name for names in _HOME.values() for name in names)
 
 
 def __getattr__(name):
-    """check_backward and makemore's two, imported when asked for: they know npnet, which the
-    reference must not."""
-    if name in ("from_makemore", "to_makemore"):
-        from oracle import makemore
-
-        return getattr(makemore, name)
-    if name == "check_backward":
-        from oracle.check import check_backward
-
-        return check_backward
+    for module, names in _HOME.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 from npnet.data import NAMES
-from oracle.table import minibatch, table
 
 EXERCISES = ("chunked", "cross_entropy", "batch_norm", "layer_norm", "attention", "gru")
 
@@ -149,6 +148,8 @@ def certify(args):
 
 
 def show_table(args):
+    from oracle.table import minibatch, table
+
     params, x, y = minibatch(
         args.input_file, args.seed, args.batch_size, args.n_embd2, args.with_b1
     )
@@ -165,6 +166,9 @@ def main(argv=None):
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except ImportError as error:
+        install = 'in a clone of npnet, pip install ".[oracle]" brings it'
+        p.error(f"this needs PyTorch, which cannot be imported ({error}): {install}")
     except OSError as error:
         p.error(f"{error.filename}: {error.strerror}")
     except ValueError as error:

@@ -1,15 +1,13 @@
-"""The table: every operation of npnet with how to draw an example of it, and the one property that
-each has to satisfy.
+"""The table: every operation of npnet with how to draw an example of it.
 
 An example is a flat dictionary of plain values, seed and sizes and options, from which `Case.draw`
-makes the arrays; so a printed example reproduces a failure. `check(case, example)` is the whole
-property. The tests, `certify` and the registry of wrong backward passes all call it, the last with
-a backward of its own.
+makes the arrays; so a printed example reproduces a failure. `prove(case, example)` puts it to the
+judge's property. The tests, `certify` and the registry of wrong backward passes all call it, the
+last with a backward of its own.
 """
 
 import functools
-import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,17 +16,13 @@ import torch
 
 from npnet import ops
 from npnet.random import TorchGenerator
-from oracle import ops as reference
-from oracle.compare import Mismatch, Result, compare, rounding_scale
+from oracle import ops as torch_ops
+from oracle.proof.compare import Mismatch, Result
+from oracle.proof.draw import COMMON, Draw, lay_out
+from oracle.proof.examine import Examination, Problem
+from oracle.proof.reference import Expected, Torch
+from oracle.proof.subject import Pair
 
-# What every example has. Choices stand as often as they are to be drawn; the first is the plainest.
-COMMON: dict[str, tuple] = {
-    "values": ("normal", "normal", "normal", "ties", "constant", "extreme", "wide"),
-    "scale": (1.0, 1.0, 1.0, 1e-4, 1e-2, 1e1, 1e2, 1e4),
-    "upstream": (1.0, 1.0, 1e-4, 1e4),
-    "layout": ("C", "C", "F", "reversed", "strided", "zero stride"),
-}
-Arrays = dict[str, np.ndarray]
 # Mostly small, so that an example is quick; the large ones are for what goes wrong from some size
 # on. Where M is measured, hundreds of equal terms with errors in common would need more runs; there
 # the large sizes are edges.
@@ -36,37 +30,6 @@ SMALL = (3, 1, 2, 4, 5, 7)
 SIZE = (*SMALL, 33)
 LEAD = ((4,), (), (1,), (2,), (3,), (7,), (2, 3), (3, 1), (1, 4), (2, 1, 3), (70,))
 EPS = (None, 1e-5, 1e-3, 0.5)  # None: the default of the operation
-
-
-class Draw:
-    """Random arrays for one example. The kind of values shapes the data, `x`; parameters are always
-    normal."""
-
-    def __init__(self, seed: int, values: str, scale: float):
-        self.rng = np.random.default_rng(seed)
-        self.values = values
-        self.scale = scale
-
-    def normal(self, *shape: int) -> np.ndarray:
-        return self.rng.standard_normal(shape) * self.scale
-
-    def x(self, *shape: int) -> np.ndarray:
-        x = self.normal(*shape)
-        if self.values == "ties":
-            x = self.rng.integers(-2, 3, shape) * self.scale
-        elif self.values == "constant":  # a constant column and a constant row
-            x[..., 0] = x[(0,) * (x.ndim - 1)] = x.flat[0]
-        elif self.values == "extreme":
-            x = np.copysign(1e3, x)
-        elif self.values == "wide":  # of every magnitude
-            x *= 10.0 ** self.rng.integers(-12, 1, shape)
-        return x
-
-    def indices(self, n: int, shape: tuple[int, ...]) -> np.ndarray:
-        """From at most four distinct ones, so that they repeat; all the same where values are
-        constant."""
-        few = self.rng.integers(0, n, 1 if self.values == "constant" else 4)
-        return self.rng.choice(few, shape)
 
 
 @dataclass(frozen=True)
@@ -92,7 +55,7 @@ class Case:
         for role, module, name in (
             ("forward", ops, ""),
             ("backward", ops, "_backward"),
-            ("oracle", reference, ""),
+            ("oracle", torch_ops, ""),
         ):
             if getattr(self, role) is None:
                 object.__setattr__(self, role, getattr(module, self.name + name))
@@ -126,255 +89,7 @@ class Case:
         return st.fixed_dictionaries({"seed": st.integers(0, 2**32 - 1), **drawn})
 
 
-class Trial:
-    """One operation on one example in one dtype: read-only inputs, laid out in memory, and the
-    oracle's answers."""
-
-    def __init__(
-        self,
-        case: Case,
-        example: dict[str, Any],
-        dtype: type,
-        forward: Callable,
-        backward: Callable,
-    ):
-        self.case, self.example, self.dtype = case, example, np.dtype(dtype)
-        self.forward, self.backward = forward, backward
-        draws = Draw(example["seed"], example["values"], example["scale"])
-        arrays, self.options = case.draw(
-            draws, **{k: v for k, v in example.items() if k not in COMMON and k != "seed"}
-        )
-        self.inputs = {name: self.lay_out(a, name in case.batched) for name, a in arrays.items()}
-        self.names = [name for name, a in self.inputs.items() if a.dtype.kind == "f"]
-        self.rng = draws.rng
-        self.wide = {
-            name: np.array(a, np.float64 if name in self.names else None, order="C")
-            for name, a in self.inputs.items()
-        }
-        y = case.oracle(*(torch.from_numpy(a.copy()) for a in self.wide.values()), **self.options)
-        self.dy = self.lay_out(self.rng.standard_normal(tuple(y.shape)) * example["upstream"], True)
-        self.expected, self.scale = self.reference(self.wide, self.dy.astype(np.float64))
-        self.terms = max(a.size for a in self.inputs.values())
-
-    def lay_out(self, values: np.ndarray, data: bool) -> np.ndarray:
-        """The same values in another order of memory (but for zero stride, which repeats the first
-        of the batch)."""
-        a = np.array(values, self.dtype if values.dtype.kind == "f" else None)
-        layout = self.example["layout"] if a.ndim else "C"
-        if layout == "F":
-            a = np.asfortranarray(a)
-        elif layout == "reversed":
-            a = np.flip(np.flip(a).copy())
-        elif layout == "strided":
-            wider = np.zeros((*a.shape[:-1], 2 * a.shape[-1]), a.dtype)
-            wider[..., ::2] = a
-            a = wider[..., ::2]
-        elif layout == "zero stride" and data and a.dtype.kind == "f":
-            a = np.broadcast_to(a[:1], a.shape)
-        a.flags.writeable = False
-        return a
-
-    def reference(self, inputs: Arrays, dy: np.ndarray) -> tuple[Arrays, Arrays]:
-        """y and each d<name> in float64, and their M: the formula's where there is one, else
-        measured."""
-        case, options = self.case, self.options
-        formula = getattr(reference, f"{case.name}_scale", None)
-
-        def values_and_gradients(*tensors: torch.Tensor) -> list[torch.Tensor]:
-            *tensors, upstream = tensors  # type: ignore[assignment]
-            leaves = [t.requires_grad_() for t in tensors if t.is_floating_point()]
-            y = case.oracle(*tensors, **options)
-            return [y, *torch.autograd.grad(y, leaves, upstream)]
-
-        values, scales = rounding_scale(
-            values_and_gradients, [*inputs.values(), dy], runs=0 if formula else 8
-        )
-        if formula:
-            tensors = [torch.from_numpy(a) for a in inputs.values()]
-            scales = [m.numpy() for m in formula(torch.as_tensor(dy), *tensors, **options)]
-        names = ["y", *("d" + name for name in self.names)]
-        return dict(zip(names, values, strict=True)), dict(zip(names, scales, strict=True))
-
-    # How it calls, and what it says when something is wrong.
-
-    def fail(
-        self, sentence: str, result: Result | None = None, cause: BaseException | None = None
-    ) -> None:
-        at = ", ".join(f"{name} = {value!r}" for name, value in self.example.items())
-        line = (
-            f"python -c \"from oracle.cases import *; check('{self.case.name}', {self.example})\""
-        )
-        raise Mismatch(
-            f"{self.case.name} ({self.dtype}): {sentence} [{at}]\nReproduce: {line}", result
-        ) from cause
-
-    def call(self, function: Callable, *arguments: Any, **options: Any) -> Any:
-        try:
-            with np.errstate(over="raise", divide="raise", invalid="raise"):
-                return function(*arguments, **options)
-        except Exception as error:
-            name = getattr(getattr(function, "func", function), "__name__", function)
-            self.fail(f"{name} raised {type(error).__name__}: {error}.", cause=error)
-
-    def gradients(self, dy: Any, cache: Any, **options: Any) -> dict[str, np.ndarray]:
-        found = self.call(self.backward, dy, cache, **options)
-        found = (found,) if len(self.names) == 1 and isinstance(found, np.ndarray) else found
-        if not isinstance(found, tuple) or len(found) != len(self.names):
-            self.fail(
-                f"the backward has to return {', '.join('d' + n for n in self.names)}, but returned {found!r}."
-            )
-        return {"d" + name: gradient for name, gradient in zip(self.names, found, strict=True)}
-
-    def run(self, inputs: dict[str, np.ndarray], dy: Any) -> dict[str, np.ndarray]:
-        y, cache = self.call(self.forward, *inputs.values(), **self.options)
-        return {"y": y, **self.gradients(dy, cache)}
-
-    def close(
-        self,
-        found: Arrays,
-        when: str = "",
-        expected: Arrays | None = None,
-        scale: Arrays | None = None,
-    ) -> list[Result]:
-        expected, scale = expected or self.expected, scale or self.scale
-        how: dict[str, Any] = {"upstream": float(np.abs(self.dy).max()), "dtype": self.dtype}
-        results = []
-        for name, got in found.items():
-            result = compare(got, expected[name], scale[name], self.terms, name=name, **how)
-            if not result.ok:
-                self.fail(f"{when}{result.message}", result)
-            results.append(result)
-        return results
-
-    # The property.
-
-    def values(self) -> list[Result]:
-        """Values, shapes, dtypes; nothing of the caller's modified or shared; the same bits after
-        another call."""
-        y, cache = self.call(self.forward, *self.inputs.values(), **self.options)
-        cached = list(arrays_in(cache))
-        for array in arrays_in((y, cache)):
-            array.flags.writeable = False
-        given = {
-            **{f"the input {n}": a for n, a in self.inputs.items()},
-            "dy": self.dy,
-            "the result y": y,
-        }
-        given |= {f"array {i} of the cache": a for i, a in enumerate(cached)}
-        before = {what: a.tobytes() for what, a in given.items()}
-        gradients = self.gradients(self.dy, cache)
-        self.unmodified(given, before)
-        results = self.close({"y": y, **gradients})
-
-        for name, a in self.inputs.items():
-            if np.shares_memory(y, a):
-                self.fail(f"the result y shares memory with the input {name}.")
-        owners = dict(given)
-        for name, gradient in gradients.items():
-            for what, a in owners.items():
-                if np.shares_memory(gradient, a):
-                    self.fail(f"{name} shares memory with {what}.")
-            owners[name] = gradient
-            before[name] = gradient.tobytes()
-
-        self.run(
-            {n: 1.5 * a if n in self.names else a for n, a in self.inputs.items()}, 1.5 * self.dy
-        )
-        again, _ = self.call(self.forward, *self.inputs.values(), **self.options)
-        again = {"y": again, **self.gradients(self.dy, cache)}
-        for name, value in {"y": y, **gradients}.items():
-            if again[name].tobytes() != value.tobytes():
-                self.fail(f"{name} has other bits the second time.")
-        self.unmodified(owners, before)
-        return results
-
-    def unmodified(self, arrays: dict[str, np.ndarray], before: dict[str, bytes]) -> None:
-        for what, array in arrays.items():
-            if array.tobytes() != before[what]:
-                self.fail(f"{what} was modified.")
-
-    def cotangent(self) -> None:
-        """The backward is linear: zero gives exact zeros, and the gradients of two parts of dy add
-        up."""
-        _, cache = self.call(self.forward, *self.inputs.values(), **self.options)
-        for name, gradient in self.gradients(0 * self.dy, cache).items():
-            if np.any(gradient != 0):
-                self.fail(f"{name} is not zero for a zero cotangent.")
-        part = self.dy * (self.rng.random(self.dy.shape) < 0.5).astype(self.dtype)
-        first, second = self.gradients(-2 * part, cache), self.gradients(self.dy - part, cache)
-        total = {name: first[name] * self.dtype.type(-0.5) + second[name] for name in first}
-        try:
-            self.close(total)
-        except (
-            Mismatch
-        ):  # what cancels in the whole need not cancel in a part, whose errors are then larger
-            scales = [
-                self.reference(self.wide, d.astype(np.float64))[1] for d in (part, self.dy - part)
-            ]
-            scale = {name: scales[0][name] + scales[1][name] for name in total}
-            self.close(total, "as the sum over two parts of dy, ", scale=scale)
-        if self.dy.ndim == 0:
-            self.close(self.gradients(float(self.dy), cache), "for a Python float, ")
-
-    def batch(self) -> None:
-        """A permuted batch gives permuted results, two halves of a batch give the whole."""
-        data = [name for name in self.inputs if name in self.case.batched]
-        size = self.example["lead"][0] if data and self.example["lead"] else 0
-        if size < 2:
-            return
-        in_batch = {*("d" + name for name in data), *self.case.batched}
-
-        def select(rows: Any) -> dict[str, np.ndarray]:
-            dy = self.dy[rows] if "y" in in_batch else self.dy
-            return self.run({n: a[rows] if n in data else a for n, a in self.inputs.items()}, dy)
-
-        order = self.rng.permutation(size)
-        expected, scale = (
-            {n: a[order] if n in in_batch else a for n, a in part.items()}
-            for part in (self.expected, self.scale)
-        )
-        self.close(select(order), "for a permuted batch, ", expected, scale)
-        if self.case.separable:
-            first, second = select(slice(0, size // 2)), select(slice(size // 2, size))
-            joined = {
-                n: np.concatenate([first[n], second[n]]) if n in in_batch else first[n] + second[n]
-                for n in first
-            }
-            self.close(joined, "from two halves of the batch, ")
-
-    def placed(self) -> None:
-        """Where the backward takes `out`, the parameters' gradients appear there, whatever stood
-        there before."""
-        if "out" not in inspect.signature(self.backward).parameters:
-            return
-        _, cache = self.call(self.forward, *self.inputs.values(), **self.options)
-        names = ["d" + n for n in self.names if n not in self.case.batched]
-        for order in ("C", "F"):
-            out = tuple(np.empty(self.expected[n].shape, self.dtype, order) for n in names)
-            for array in out:
-                array.fill(np.nan)
-            returned = self.gradients(
-                self.dy, cache, out=out[0] if names and len(self.names) == 1 else out
-            )
-            self.close(returned, "with `out`, ")
-            for name, array in zip(names, out, strict=True):
-                if not np.array_equal(array, returned[name]) or not np.shares_memory(
-                    array, returned[name]
-                ):
-                    self.fail(f"{name} is not what stands in `out`.")
-
-
-def arrays_in(cache: Any) -> Iterator[np.ndarray]:
-    if isinstance(cache, np.ndarray):
-        yield cache
-    elif isinstance(cache, dict):
-        yield from arrays_in(tuple(cache.values()))
-    elif isinstance(cache, tuple | list):
-        for entry in cache:
-            yield from arrays_in(entry)
-
-
-def check(
+def prove(
     case: Case | str,
     example: dict[str, Any],
     forward: Callable | None = None,
@@ -387,14 +102,48 @@ def check(
     oracle.
     """
     case = find(case) if isinstance(case, str) else case
-    results = []
+    results: list[Result] = []
     for dtype in (np.float64, np.float32):
-        trial = Trial(case, example, dtype, forward or case.forward, backward or case.backward)
-        results += trial.values()
-        trial.cotangent()
-        trial.batch()
-        trial.placed()
+        examination = examine(case, example, dtype, forward, backward)
+        for finding in examination.run():
+            at = ", ".join(f"{name} = {value!r}" for name, value in example.items())
+            line = f"python -c \"from oracle.cases import *; prove('{case.name}', {example})\""
+            sentence = f"{case.name} ({np.dtype(dtype)}): {finding.sentence}. [{at}]"
+            raise Mismatch(f"{sentence}\nReproduce: {line}", finding.result)
+        results += examination.results
     return results
+
+
+def examine(
+    case: Case,
+    example: dict[str, Any],
+    dtype: Any,
+    forward: Callable | None = None,
+    backward: Callable | None = None,
+) -> Examination:
+    """The judge's property for one example in one dtype, ready to run."""
+    draws = Draw(example["seed"], example["values"], example["scale"])
+    chosen = {k: v for k, v in example.items() if k not in COMMON and k != "seed"}
+    arrays, options = case.draw(draws, **chosen)
+    layout = example["layout"]
+    inputs = {n: lay_out(a, layout, dtype, n in case.batched) for n, a in arrays.items()}
+    wide = {n: np.array(lay_out(a, "C", np.float64, False)) for n, a in inputs.items()}
+    wanted = [name for name, a in inputs.items() if a.dtype.kind == "f"]
+    reference = Torch(case.oracle, getattr(torch_ops, f"{case.name}_scale", None))
+    shapes = reference.shapes(wide, options)
+    dys = tuple(
+        lay_out(draws.rng.standard_normal(shape) * example["upstream"], layout, dtype, True)
+        for shape in shapes
+    )
+
+    def expect(dys: tuple) -> Expected:
+        return reference.expect(wide, tuple(dy.astype(np.float64) for dy in dys), options, wanted)
+
+    batch = (example["lead"] or (0,))[0]
+    how: dict[str, Any] = {"batched": case.batched, "batch": batch, "separable": case.separable}
+    problem = Problem(inputs, dys, options, np.dtype(dtype), draws.rng, strict=True, **how)
+    pair = Pair(forward or case.forward, backward or case.backward, list(inputs), wanted)
+    return Examination(pair, problem, wanted, tolerant=False).against(expect(dys), expect)
 
 
 def find(name: str) -> Case:
@@ -507,7 +256,7 @@ CASES: dict[str, Case] = {
             ROWS | {"p": (0.5, 0.0, 0.1, 0.9)},
             batched=(),
             forward=lambda x, p, seed: ops.dropout(x, p, TorchGenerator(seed)),
-            oracle=lambda x, p, seed: reference.dropout(x, p, torch.Generator().manual_seed(seed)),
+            oracle=lambda x, p, seed: torch_ops.dropout(x, p, torch.Generator().manual_seed(seed)),
         ),
         Case(
             "cross_entropy",

@@ -8,9 +8,9 @@ import time
 import numpy as np
 import torch
 
-from oracle.cases import CASES, check
-from oracle.compare import Mismatch
+from oracle.cases import CASES, prove
 from oracle.model_cases import MODEL_CASES
+from oracle.proof.compare import Mismatch
 
 HEADING = (
     f"{'operation':24}{'examples':>10}  {'worst q / limit':>16}  "
@@ -22,9 +22,9 @@ def certify(names: list[str], examples: int) -> bool:
     """Fuzz the named cases (all where there are none) with `examples` random examples each, print a
     row a case; whether all are right.
 
-    q is the error in units of rounding, see `oracle.compare`; shown is the q that came closest to
-    its limit, and the largest absolute error in float32 at any scale. A failure prints the sentence
-    that says what is wrong and how to reproduce it, and ends its row.
+    q is the error in units of rounding, see `oracle.proof.compare`; shown is the q that came
+    closest to its limit, and the largest absolute error in float32 at any scale. A failure prints
+    the sentence that says what is wrong and how to reproduce it, and ends its row.
     """
     cases = CASES | MODEL_CASES
     unknown = [name for name in names if name not in cases]
@@ -40,12 +40,12 @@ def certify(names: list[str], examples: int) -> bool:
         failure = None
         for done in range(1, examples + 1):
             try:
-                results = check(case, case.example(rng))
+                results = prove(case, case.example(rng))
             except Mismatch as mismatch:
                 failure = str(mismatch)
                 break
-            worst = max(results, key=lambda result: result.q / result.limit)
-            if worst.q / worst.limit > q / limit:
+            worst = max(results, key=lambda result: result.fraction)
+            if worst.fraction > q / limit:
                 q, limit = worst.q, worst.limit
             error = max(error, *(result.error for result in results if math.isfinite(result.error)))
             if sys.stderr.isatty() and time.perf_counter() - shown > 0.2:

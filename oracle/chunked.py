@@ -14,7 +14,7 @@ def forward(params, x, y):
     v = {}
     v["emb"] = (
         params["C"][x] * 1
-    )  # an operation, so that `rounding_scale` gives equal rows rounding errors of their own
+    )  # an operation, so that `oracle.proof.autograd` gives equal rows rounding errors of their own
     v["embconcat"] = v["emb"].view(n, -1)
     v["hprebn"] = v["embconcat"] @ params["w1"]
     if "b1" in params:

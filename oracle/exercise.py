@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ import torch
 from npnet import chunked
 from oracle import chunked as reference
 from oracle import templates
-from oracle.cases import CASES, COMMON, Trial, arrays_in
-from oracle.check import decide, read_only
+from oracle.cases import CASES, Case, examine
+from oracle.proof.compare import within
+from oracle.proof.draw import COMMON
+from oracle.proof.examine import Examination, decide
 from oracle.proof.mistakes import likely_mistake
+from oracle.proof.subject import arrays_in
 from oracle.table import minibatch
 
 DONE, WRONG, NOT_YET = "done", "wrong", "not yet done"
@@ -38,7 +42,7 @@ class Answer:
     expected: dict[str, np.ndarray]
     largest: float
     sizes: dict[str, int]
-    scale: np.ndarray | None = None
+    scale: Callable[[], np.ndarray] | None = None
     terms: int = 1
     inputs: dict[str, np.ndarray] | None = None
     dy: np.ndarray | None = None
@@ -50,8 +54,11 @@ class Answer:
             return NOT_YET, ""
         if isinstance(self.got, Problem):
             return WRONG, str(self.got)
-        double, expected = np.dtype(np.float64), self.expected[self.name]
-        result = decide(self.got, expected, self.scale, self.terms, double, self.largest, self.name)
+        expected, name = self.expected[self.name], self.name
+        result = within(self.got, expected, np.inf, dtype=np.float64, name=name)
+        if result.ok:
+            got = np.asarray(self.got)
+            result = decide(got, expected, self.scale, self.terms, self.largest, name)
         if result.ok:
             return DONE, ""
         known: dict[str, Any] = {
@@ -61,7 +68,7 @@ class Answer:
             "without": self.without,
         }
         hint = likely_mistake(self.name, self.got, self.expected, sizes=self.sizes, **known)
-        return WRONG, result.message + (f" Likely mistake: {hint}." if hint else "")
+        return WRONG, f"{result.message}." + (f" Likely mistake: {hint}." if hint else "")
 
 
 def new(path: Path, exercise: str, solution: bool = False) -> None:
@@ -169,7 +176,7 @@ def chunked_answers(
     n, T, E = values["emb"].shape
     sizes = {"n": n, "T": T, "E": E, "H": values["h"].shape[1], "V": len(params["C"])}
     available: dict[str, Any] = {
-        **read_only(params | {k: np.asarray(a) for k, a in values.items()}),
+        **locked(params | {k: np.asarray(a) for k, a in values.items()}),
         **sizes,
         "dloss": 1.0,
     }
@@ -192,7 +199,13 @@ def chunked_answers(
                 n: solution[name](**needs | {n: np.zeros_like(a)}) for n, a in upstream.items()
             },
         )
-        available |= read_only({name: right[name]})
+        available |= locked({name: right[name]})
+
+
+def locked(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    for array in arrays.values():
+        array.flags.writeable = False
+    return arrays
 
 
 def answer_of(path: Path, function: Any, name: str, available: dict[str, Any]) -> Any:
@@ -220,37 +233,46 @@ def operation_answers(
         leads = [lead for lead in case.choices["lead"] if len(lead) == 1]
         example = case.example(rng) | {name: options[0] for name, options in COMMON.items()}
         example["lead"] = leads[rng.integers(len(leads))]
-    trial = Trial(case, example, np.float64, case.forward, case.backward)
-    ones, _ = trial.reference(
-        {n: np.array(a) for n, a in trial.inputs.items()}, np.ones(trial.dy.shape)
-    )
-    names = ["d" + name for name in trial.names]
+    examination = examine(case, example, np.float64)
+    problem, expected = examination.problem, examination.expected
+    names = ["d" + name for name in examination.wanted]
+    (dy,) = problem.dys
+    assert expected.outputs is not None
+    values = {"y": expected.outputs[0]} | dict(zip(names, expected.gradients.values(), strict=True))
+    at_ones = examination.expect((np.ones(dy.shape),)).gradients
+    ones = {"d" + name: gradient for name, gradient in at_ones.items()}
     shown = {"n": example["lead"][0]} | {
         n: example[n] for n in sizes if n in case.choices and n != "lead"
     }
-    y, gradients = run_operation(path, mine, case.name, trial, names)
+    y, gradients = run_operation(path, mine, case, examination, names)
     found = {"y": y} | dict(zip(names, gradients, strict=True))
     for name, got in found.items():
         yield Answer(
             name,
             got,
-            {n: a for n, a in trial.expected.items() if n != "y" or name == "y"},
-            max(float(np.abs(a).max()) for a in (trial.dy, *trial.expected.values())),
+            {n: a for n, a in values.items() if n != "y" or name == "y"},
+            max(float(np.abs(a).max()) for a in (dy, *values.values())),
             shown | ({"32": 32} if i else {}),
-            trial.scale[name],
-            trial.terms,
-            trial.inputs,
-            trial.dy,
-            ones[name],
+            partial(scale_of, examination, name),
+            examination.terms,
+            problem.inputs,
+            dy,
+            ones.get(name),
         )
 
 
+def scale_of(examination: Examination, name: str) -> np.ndarray:
+    outputs, gradients = examination.scales()
+    return outputs[0] if name == "y" else gradients[name[1:]]
+
+
 def run_operation(
-    path: Path, mine: dict, name: str, trial: Trial, names: list[str]
+    path: Path, mine: dict, case: Case, examination: Examination, names: list[str]
 ) -> tuple[Any, list]:
     """The user's forward and backward -> an answer for y and for each gradient."""
-    forward, backward = mine.get(name, trial.forward), mine.get(f"{name}_backward")
-    y = call(path, forward, *trial.inputs.values(), **trial.options)
+    name, problem = case.name, examination.problem
+    forward, backward = mine.get(name, case.forward), mine.get(f"{name}_backward")
+    y = call(path, forward, *problem.inputs.values(), **problem.options)
     if not (isinstance(y, tuple) and len(y) == 2):
         return y if isinstance(y, Problem) else Problem(f"{path}: {name} has to return y, cache"), [
             None
@@ -258,8 +280,9 @@ def run_operation(
     y, cache = y
     if backward is None:
         return y, [None] * len(names)
-    read_only({str(k): a for k, a in enumerate(arrays_in((y, cache)))})
-    found = call(path, backward, trial.dy, cache)
+    for array in arrays_in((y, cache)):
+        array.flags.writeable = False
+    found = call(path, backward, problem.dys[0], cache)
     if found is None or isinstance(found, Problem):
         return y, [found] * len(names)
     found = list(found) if isinstance(found, tuple | list) else [found]

@@ -49,7 +49,9 @@ def draw(d, kind, lead, block_size, C, H, V, T=None, ignored=0.0, n_head=1, **op
     if T is None:
         ids[:2, 0] = 0, 1  # equal rows have no variance, and mlp_running has no eps
     targets = d.rng.integers(0, V, lead if T is None else ids.shape)
-    targets.flat[1:][d.rng.random(targets.size - 1) < ignored] = -1
+    masked = d.rng.random(targets.shape) < ignored
+    masked.flat[0] = False  # one has to count
+    targets[masked] = -1
     params = {
         name: d.normal(*p.shape)
         for name, p in build(kind, config, TorchGenerator(0)).parameters().items()

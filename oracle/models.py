@@ -8,7 +8,7 @@ fan_out). Batch norm takes the statistics of the batch, or, where `buffers` are 
 ones in them. npnet is never imported.
 
 The operations are those of oracle.ops, but the fused ones, whose inside loses digits, are written
-out: `oracle.compare.rounding_scale` can only measure what it sees as an operation of its own.
+out: `oracle.proof.autograd` can only measure what it sees as an operation of its own.
 """
 
 import math

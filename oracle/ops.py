@@ -2,11 +2,11 @@
 come from autograd.
 
     y = name(inputs..., options)                  float64 tensors in, a tensor out
-    scales = name_scale(dy, inputs..., options)   M of `oracle.compare` for y, then each gradient
+    scales = name_scale(dy, inputs..., options)   M of proof.compare for y, then each gradient
 
 The layout of the weights is npnet's, (fan_in, fan_out). An M is the sum of the |terms| that the
 operation adds, with the errors of what it computed before. Where there is no `name_scale`,
-`oracle.compare.rounding_scale` measures M. npnet is never imported here.
+`oracle.proof.autograd` measures M. npnet is never imported here.
 """
 
 import math

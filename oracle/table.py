@@ -9,7 +9,8 @@ from npnet import chunked
 from npnet.data import NAMES, Vocabulary, build_dataset, read_words, split
 from npnet.random import TorchGenerator
 from oracle import chunked as reference
-from oracle.compare import Result, compare, rounding_scale, row
+from oracle.proof.autograd import rounding_scale
+from oracle.proof.compare import Result, compare
 
 LEGEND = {
     "en": """
@@ -21,6 +22,11 @@ approximate: the error against autograd in float64 is within its bound
 손실 {loss:.4f}; 기울기 {total}개 중 {right}개가 맞습니다.
 실제값, 최대차이값: float32 autograd와 비트까지 같은지, 그리고 그 차이.
 추정값: float64 autograd에 대한 오차가 한계 안에 있는지. 마지막 열: 오차 / 한계 (반올림 단위).""",
+}
+
+HEADINGS = {
+    "en": ("exact", "approximate", "largest difference"),
+    "ko": ("실제값", "추정값", "최대차이값"),
 }
 
 
@@ -94,3 +100,14 @@ def table(params, x, y, language="en") -> tuple[str, bool]:
     legend = LEGEND[language].format(loss=values["loss"], right=right, total=len(gradients))
     problems = [result.message for result in results.values() if not result.ok]
     return "\n".join([*rows, legend, *problems]), not problems
+
+
+def row(result: Result, language: str = "en", width: int = 24) -> str:
+    """One line: name, shape, exactly and approximately equal, largest difference, units of rounding
+    / allowed."""
+    exact, approximate, difference = HEADINGS[language]
+    return (
+        f"{result.name:{width}} {result.shape!s:>14}  {exact}: {result.exact!s:5} | "
+        f"{approximate}: {result.ok!s:5} | "
+        f"{difference}: {result.error:.2e} | {result.q:.2f} / {result.limit:.0f}"
+    )

@@ -19,9 +19,9 @@ from npnet.models import BUILDERS, Config, build, builder
 from npnet.random import TorchGenerator
 from npnet.runs import PythonRandom
 from npnet.sample import generate
-from oracle.cases import check
-from oracle.compare import Mismatch
+from oracle.cases import prove
 from oracle.model_cases import MODEL_CASES, backward
+from oracle.proof.compare import Mismatch
 
 WINDOWED = [kind for kind, known in BUILDERS.items() if known.windowed]
 SEQUENCES = [kind for kind in BUILDERS if kind not in WINDOWED]
@@ -80,7 +80,7 @@ def test_property(name):
     @few
     @given(case.strategy())
     def holds(example):
-        check(case, example)
+        prove(case, example)
 
     holds()
 
@@ -89,14 +89,14 @@ def test_property(name):
 @pytest.mark.parametrize("lead", [(1,), (2,)])
 def test_property_for_one_position(kind, lead):
     case = MODEL_CASES[f"models.{kind}"]
-    check(case, case.plain(lead=lead, T=1))
-    check(case, case.plain(lead=lead, T=1, block_size=1, V=1))
+    prove(case, case.plain(lead=lead, T=1))
+    prove(case, case.plain(lead=lead, T=1, block_size=1, V=1))
 
 
 @pytest.mark.parametrize("kind", WINDOWED)
 def test_property_for_the_smallest_window(kind):
     case = MODEL_CASES[f"models.{kind}"]
-    check(case, case.plain(lead=(2,), block_size=min(case.choices["block_size"])))
+    prove(case, case.plain(lead=(2,), block_size=min(case.choices["block_size"])))
 
 
 @pytest.mark.parametrize("name", MODEL_CASES)
@@ -114,11 +114,11 @@ def test_the_property_rejects_an_error_in_any_one_gradient(name):
             return tuple(gradient.copy() for gradient in cache[0].gradients().values())
 
         with pytest.raises(Mismatch, match=f"d{wrong}"):
-            check(case, example, backward=planted)
+            prove(case, example, backward=planted)
 
 
 def _draws(example):
-    from oracle.cases import Draw
+    from oracle.proof.draw import Draw
 
     return Draw(example["seed"], example["values"], example["scale"])
 

@@ -11,8 +11,9 @@ from hypothesis import given
 
 from npnet import ops
 from npnet.random import TorchGenerator
-from oracle.cases import CASES, EDGES, Trial, check
-from oracle.compare import Mismatch, assert_close, rounding_scale
+from oracle.cases import CASES, EDGES, examine, prove
+from oracle.proof.autograd import rounding_scale
+from oracle.proof.compare import Mismatch, assert_close
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -21,7 +22,7 @@ def test_property(name):
 
     @given(case.strategy())
     def holds(example):
-        check(case, example)
+        prove(case, example)
 
     holds()
 
@@ -31,7 +32,7 @@ def test_property(name):
 )
 def test_edge(name, title, chosen):
     for seed in range(5):
-        check(name, CASES[name].plain(seed=seed, **chosen))
+        prove(name, CASES[name].plain(seed=seed, **chosen))
 
 
 def test_every_backward_is_in_the_table():
@@ -213,152 +214,20 @@ def test_refused(what):
         call()
 
 
-# One mistake a person would make, for every operation. Where a cache is patched, npnet's own
-# backward takes over.
-
-
-def lost_duplicates(dy, cache):
-    ids, shape = cache
-    dtable = np.zeros(shape, dy.dtype)
-    dtable[ids] += dy
-    return dtable
-
-
-def mean_for_the_sum(dy, cache):
-    gradients = ops.linear_backward(dy, cache)
-    return (
-        *gradients[:2],
-        *(db / dy.dtype.type(max(dy.size // db.size, 1)) for db in gradients[2:]),
-    )
-
-
-def missing_square(dy, cache):
-    return dy * (1 - np.abs(cache[0]))
-
-
-def upstream_at_the_tie(dy, cache):
-    return dy * (cache[0] >= 0)
-
-
-def missing_second_factor(dy, cache):
-    return dy * cache[0]
-
-
-def missing_product_rule(dy, cache):
-    return dy * cache[1]
-
-
-def missing_denominator(dy, cache):
-    return dy * cache[0] * (1 - cache[0])
-
-
-def mask_without_its_factor(dy, cache):
-    return dy * (cache[0] > 0)
-
-
-def ignored_upstream(dy, cache):
-    return ops.cross_entropy_backward(1.0, cache)
-
-
-def n_for_n_minus_1(dy, cache):
-    xhat, gain, inv, divisor, *statistics = cache
-    n = len(xhat)
-    return ops.batch_norm_backward(dy, (xhat, gain, inv, n if divisor < n else n - 1, *statistics))
-
-
-def wrong_power(dy, cache):
-    *gradients, dvar = ops.batch_norm_inference_backward(dy, cache)
-    return (*gradients, dvar / cache[2])
-
-
-def missing_mean(dy, cache):
-    xhat, gain, inv = cache
-    g = dy.reshape(xhat.shape) * gain
-    dx = inv * (g - xhat * (g * xhat).mean(axis=-1, keepdims=True))
-    return dx.reshape(dy.shape), *ops.layer_norm_backward(dy, cache)[1:]
-
-
-def missing_projection(dy, cache):
-    xhat, gain, inv = cache
-    g = dy.reshape(xhat.shape) * (1 if gain is None else gain)
-    dx = (g * inv).reshape(dy.shape)
-    return dx if gain is None else (dx, ops.rms_norm_backward(dy, cache)[1])
-
-
-def missing_scale(dy, cache):
-    dqkv = ops.causal_attention_backward(dy, cache)
-    C = dy.shape[-1]
-    dqkv[..., : 2 * C] *= dy.dtype.type(np.sqrt(cache[0].shape[-1]))
-    return dqkv
-
-
-def truncated_through_time(dy, cache):
-    dx, dh0, dw, db = ops.rnn_backward(dy, cache)
-    return dx, np.zeros_like(dh0), dw, db
-
-
-def candidate_without_reset(dy, cache):
-    xt, gates, h, _, *rest = cache
-    return ops.gru_backward(dy, (xt, gates, h, h[:-1], *rest))
-
-
-def swapped_states(dy, cache):
-    dx, dh0, dc0, dw, db = ops.lstm_backward(dy, cache)
-    return dx, dc0, dh0, dw, db
-
-
-def forward_for_backward(dy, cache):
-    return cache[0] @ dy
-
-
-def time_reversed(dy, cache):
-    return ops.flatten_consecutive_backward(dy, cache)[..., ::-1, :].copy()
-
-
-WRONG = {
-    "embedding": lost_duplicates,
-    "linear": mean_for_the_sum,
-    "tanh": missing_square,
-    "relu": upstream_at_the_tie,
-    "sigmoid": missing_second_factor,
-    "gelu": missing_product_rule,
-    "softmax": missing_denominator,
-    "dropout": mask_without_its_factor,
-    "cross_entropy": ignored_upstream,
-    "batch_norm": n_for_n_minus_1,
-    "batch_norm_inference": wrong_power,
-    "layer_norm": missing_mean,
-    "rms_norm": missing_projection,
-    "causal_attention": missing_scale,
-    "rnn": truncated_through_time,
-    "gru": candidate_without_reset,
-    "lstm": swapped_states,
-    "causal_mean": forward_for_backward,
-    "flatten_consecutive": time_reversed,
-}
-
-
 def rejection(name, examples=30, **pair):
     """The sentence with which the property rejects a pair within a few examples."""
     rng = np.random.default_rng(0)
     with pytest.raises(Mismatch) as caught:
         for _ in range(examples):
-            check(name, CASES[name].example(rng), **pair)
+            prove(name, CASES[name].example(rng), **pair)
     return str(caught.value)
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_a_wrong_backward_is_rejected(name):
-    message = rejection(name, backward=WRONG[name])
-    assert message.startswith(f"{name} (float64): d")
-    assert "was expected" in message and "Reproduce: python -c" in message
 
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_every_gradient_wrong_by_one_part_in_2000_is_rejected(name, dtype):
     case = CASES[name]
-    names = Trial(case, case.plain(), np.float64, case.forward, case.backward).names
+    names = examine(case, case.plain(), np.float64).wanted
     for wrong in range(len(names)):
 
         def backward(dy, cache, wrong=wrong):
@@ -427,7 +296,7 @@ def test_the_rest_of_the_property_rejects():
     assert "read-only" in rejection("tanh", backward=aliased)
     assert "dx has dtype float64 where float32" in rejection("tanh", backward=promoted)
     assert "modified" in rejection("tanh", backward=writes_into_the_cache)
-    assert "shares memory with dy" in rejection(
+    assert "shares memory with the upstream" in rejection(
         "flatten_consecutive", backward=lambda dy, cache: dy.reshape(cache[0])
     )
     assert "shares memory with array 0 of the cache" in rejection(
@@ -437,7 +306,7 @@ def test_the_rest_of_the_property_rejects():
     assert "is nan where" in rejection("tanh", backward=not_a_number)
     assert "has shape" in rejection("tanh", backward=keeps_an_axis)
     assert "has to return dx" in rejection("tanh", backward=a_list)
-    assert "zero cotangent" in rejection("tanh", backward=below_every_bound)
+    assert "upstream gradient of zeros" in rejection("tanh", backward=below_every_bound)
     assert "shares memory with the input x" in rejection(
         "flatten_consecutive", forward=shared_with_the_input
     )

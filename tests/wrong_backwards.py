@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from oracle.cases import CASES, EDGES, Case, check
-from oracle.compare import Mismatch
+from oracle.cases import CASES, EDGES, Case, prove
 from oracle.model_cases import MODEL_CASES
+from oracle.proof.compare import Mismatch
 
 ALL_CASES = {**CASES, **MODEL_CASES}
 MODULES = [
@@ -114,7 +114,7 @@ def rejection(wrong: Wrong, examples: int = 100, seed: int = 0) -> tuple[str, in
     with planted(wrong):
         for k, example in enumerate([*drawn, *edges], 1):
             try:
-                check(case, example)
+                prove(case, example)
             except Mismatch as mismatch:
                 return str(mismatch), k
     return "", len(drawn) + len(edges)

@@ -1,2 +1,19 @@
-"""The judge of a backward pass: NumPy, and hypothesis where it draws; torch only where it is asked
-for."""
+"""The judge: one property for anybody's backward pass, whoever asks.
+
+    signature   shapes as text
+    draw        an example: from plain values, seed, sizes and options, to arrays
+    reference   what is right: torch's gradients, or the differentiated forward
+    numeric     derivatives of a NumPy function, without torch
+    autograd    how far rounding can move what torch computes
+    compare     is an array equal to its reference up to rounding?
+    subject     anybody's forward and backward, in whatever style, behind one call
+    examine     the property, for one example
+    mistakes    which mistake fits
+    report      the verdicts
+    proof       what is to be proven of one backward, example by example, and the verdicts
+    fuzz        many examples, and the smallest that fails
+    check       check_backward and judge
+
+NumPy is all it needs; hypothesis draws the examples of check_backward, and torch is imported where
+a reference is written in it. npnet is never imported here.
+"""

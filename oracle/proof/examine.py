@@ -1,0 +1,532 @@
+"""The property of a backward pass, for one example: what everybody's is held against.
+
+Values, shapes and dtypes of every gradient; nothing of the caller's modified or shared; the same
+bits twice, whatever was called between; zero for a zero upstream gradient, and linear in it; a
+permuted batch permutes, two halves add up; `out` is filled whatever stood there before. What fails
+is a `Finding`, and the examination goes on, so that a gradient is judged whatever another does.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+
+from oracle.proof.compare import Result, compare, within
+from oracle.proof.draw import Arrays
+from oracle.proof.reference import Expected, NotJudged, Scales
+from oracle.proof.subject import Misuse, Pass, Subject, arrays_in, as_array
+
+WRONG_VALUE = "wrong value"
+WRONG_SHAPE = "wrong shape"
+WRONG_FORWARD = "wrong forward"
+OVERFLOW = "overflow"
+PRECISION = "precision"
+DTYPE = "dtype"
+ALIASING = "aliasing"
+WRITES = "writes into its inputs"
+STATE = "state"
+RANDOM = "random"
+CRASH = "crash"
+KINDS: tuple[str, ...] = (
+    WRONG_VALUE,
+    WRONG_SHAPE,
+    WRONG_FORWARD,
+    OVERFLOW,
+    PRECISION,
+    DTYPE,
+    ALIASING,
+    WRITES,
+)
+KINDS += (STATE, RANDOM, CRASH)
+# What says that a gradient's numbers are wrong, so that no further comparison of them is needed.
+FORMULA = {WRONG_VALUE, WRONG_SHAPE, OVERFLOW, PRECISION}
+
+# Relative to the value, and relative to the largest number: a right formula may be rounded
+# otherwise than the reference.
+TOLERANCE = {np.dtype(np.float64): (1e-9, 1e-10), np.dtype(np.float32): (1e-5, 1e-5)}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is not right with `name`, "y" or "dx" or a function, in one example."""
+
+    name: str
+    kind: str
+    sentence: str
+    culprit: str
+    result: Result | None = None
+    got: Any = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.name, self.kind
+
+
+@dataclass
+class Problem:
+    """One example as arrays: read-only inputs as the subject gets them, in one dtype.
+
+    batched    the inputs with a batch axis in front, and "y" where the result has one
+    batch      its length; below 2 there is nothing to permute or to halve
+    separable  whether the gradients of two halves of a batch add up to those of the whole
+    strict     whether overflow and division by zero are errors, however the result looks
+    """
+
+    inputs: Arrays
+    dys: tuple[np.ndarray, ...]
+    options: Mapping[str, Any]
+    dtype: np.dtype
+    rng: np.random.Generator
+    batched: tuple[str, ...] = ()
+    batch: int = 0
+    separable: bool = False
+    strict: bool = False
+
+
+class Stop(Exception):
+    """The examination cannot go on: there is a finding that says why."""
+
+
+class Examination:
+    """The property for one subject and one problem; `findings` is what it found."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        problem: Problem,
+        wanted: list[str],
+        tolerant: bool,
+    ):
+        self.subject, self.problem, self.wanted = subject, problem, wanted
+        self.tolerant = tolerant
+        self.terms = max((a.size for a in problem.inputs.values()), default=1)
+        k = len(problem.dys)
+        self.outputs = ["y"] if k == 1 else [f"y{i}" for i in range(k)]
+        self.findings: dict[tuple[str, str], Finding] = {}
+        self.absent: set[str] = set()
+        self.locked = True
+        self.ready = False
+
+    def against(self, expected: Expected, expect: Callable[[tuple], Expected]) -> "Examination":
+        """With what is right for its dys, and `expect` for others; a new start."""
+        self.expected, self.expect = expected, expect
+        self.measured: Scales | None = None
+        self.results: list[Result] = []
+        self.findings = {}
+        values = [*self.problem.dys, *expected.gradients.values()]
+        self.largest = max((float(np.abs(a).max(initial=0)) for a in values), default=0.0)
+        self.ready = True
+        return self
+
+    def probe(self) -> bool:
+        """Whether the forward returns finite results of the right shapes; there is a finding where
+        a shape is wrong or it raises, NotJudged where the point lies outside of its domain."""
+        try:
+            outputs = self.forward(self.problem.inputs).outputs
+        except WriteAttempt:
+            self.locked = False
+            return self.probe()
+        except Stop:
+            return False
+        for name, y, dy in zip(self.outputs, outputs, self.problem.dys, strict=True):
+            if np.shape(y) != dy.shape:
+                said = f"{name} has shape {np.shape(y)} where the signature says {dy.shape}"
+                self.note(name, WRONG_FORWARD, said)
+            elif not np.isfinite(y).all():
+                raise NotJudged
+        return not any(kind == WRONG_FORWARD for _, kind in self.findings)
+
+    def run(self) -> list[Finding]:
+        if not self.ready:
+            return list(self.findings.values())
+        try:
+            self.values()
+            if not self.problem.strict or not self.findings:
+                self.cotangent()
+                self.batch()
+                self.placed()
+        except Stop:
+            pass
+        return list(self.findings.values())
+
+    # How it calls, and what it notes.
+
+    def note(
+        self, name: str, kind: str, sentence: str, result: Result | None = None, **details: Any
+    ) -> None:
+        forward = kind == WRONG_FORWARD or name in self.outputs
+        culprit = details.pop("culprit", None)
+        culprit = culprit or (self.subject.forward_title if forward else self.subject.title)
+        finding = Finding(name, kind, sentence.rstrip("."), culprit, result, **details)
+        self.findings.setdefault(finding.key, finding)
+
+    def wrong(self, name: str) -> bool:
+        return any(key[0] == name and key[1] in FORMULA | {WRONG_FORWARD} for key in self.findings)
+
+    def call(self, culprit: str, function: Callable, *arguments: Any, **options: Any) -> Any:
+        how: Literal["raise", "ignore"] = "raise" if self.problem.strict else "ignore"
+        # (an invalid operation leaves a NaN; BLAS now and then sets the flag without one)
+        try:
+            with np.errstate(over=how, divide=how, invalid="ignore", under="ignore"):
+                return function(*arguments, **options)
+        except (Misuse, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            if type(error).__module__.startswith("hypothesis"):  # assume() and the like
+                raise
+            if self.locked and "read-only" in str(error):
+                said = f"{culprit} writes into an array that was given to it ({error})"
+                self.note(culprit, WRITES, said, culprit=culprit)
+                raise WriteAttempt from None
+            if isinstance(error, np.linalg.LinAlgError) and culprit == self.subject.forward_title:
+                raise NotJudged from None
+            kind = OVERFLOW if isinstance(error, FloatingPointError) else CRASH
+            said = f"{culprit} raised {type(error).__name__}: {error}"
+            self.note(culprit, kind, said, culprit=culprit)
+            raise Stop from error
+
+    def forward(self, inputs: Arrays) -> Pass:
+        inputs = inputs if self.locked else {n: writable(a) for n, a in inputs.items()}
+        found: Pass = self.call(
+            self.subject.forward_title, self.subject.forward, inputs, self.problem.options
+        )
+        found.outputs = tuple(map(as_array, found.outputs))
+        if len(found.outputs) != len(self.problem.dys):
+            k = len(self.problem.dys)
+            raise Misuse(
+                f"{self.subject.forward_title} returns {len(found.outputs)} results where the "
+                f"signature has {k}"
+            )
+        return found
+
+    def backward(self, forward: Pass, dys: tuple, **out: Any) -> dict[str, Any]:
+        dys = dys if self.locked else tuple(map(writable, dys))
+        try:
+            found = self.call(self.subject.title, forward.backward, dys, **out)
+        except Misuse as misuse:
+            if not self.problem.strict:
+                raise
+            self.note("", WRONG_SHAPE, str(misuse))
+            raise Stop from None
+        self.absent |= {name for name, gradient in found.items() if gradient is None}
+        return {n: as_array(g) for n, g in found.items() if g is not None}
+
+    def both(self, inputs: Arrays, dys: tuple) -> tuple[tuple, dict[str, Any]]:
+        forward = self.forward(inputs)
+        return forward.outputs, self.backward(forward, dys)
+
+    def close(
+        self,
+        found: Mapping[str, Any],
+        when: str = "",
+        expected: Arrays | None = None,
+        scale: Arrays | None = None,
+    ) -> None:
+        """Note which gradients are not what is expected."""
+        for name, got in found.items():
+            if not self.wrong(f"d{name}"):
+                value = (expected or self.expected.gradients)[name]
+                measured = partial(scale.__getitem__, name) if scale else self.scale_of(name)
+                self.compare(f"d{name}", got, value, measured, when, name if not expected else "")
+
+    def scale_of_output(self, k: int) -> np.ndarray:
+        return self.scales()[0][k]
+
+    def scale_of(self, name: str) -> Callable[[], np.ndarray] | None:
+        if self.expected.scale is None:
+            return None
+        return lambda: self.scales()[1][name]
+
+    def scales(self) -> tuple[list[np.ndarray], Arrays]:
+        if self.measured is None:
+            self.measured = self.expected.scale()  # type: ignore[misc]
+        return self.measured
+
+    def compare(
+        self,
+        name: str,
+        got: Any,
+        value: np.ndarray,
+        scale: Callable[[], np.ndarray] | None,
+        when: str = "",
+        interval: str = "",
+    ) -> None:
+        """Note whether one array has the shape, the dtype and the values that it should have."""
+        dtype, shown = self.problem.dtype, f"{when}{name}"
+        shape = within(got, value, np.inf, name=shown)
+        if not isinstance(got, np.ndarray | np.floating) or np.shape(got) != value.shape:
+            self.note(name, WRONG_SHAPE, shape.message, shape, got=got)
+            return
+        got = np.asarray(got)
+        if got.dtype != dtype:
+            wanted = f"{shown} has dtype {got.dtype} where {dtype} was expected"
+            self.note(name, DTYPE, wanted, got=got)
+            if got.dtype.kind not in "fiub":
+                return
+            got = got.astype(dtype)
+        if interval in self.expected.low:
+            low, high = self.expected.low[interval], self.expected.high[interval]
+            # At a kink a formula may divide 0 by 0: that is no derivative, and none exists.
+            judged = self.expected.judged[interval]
+            judged = judged & (np.isfinite(got) | ~self.expected.kinked[interval])
+            value = np.where(np.isfinite(got), np.clip(got, low, high), value)
+            got = np.where(judged, got, value).astype(dtype)
+        if not self.tolerant:
+            rounding: dict[str, Any] = {"upstream": self.largest, "dtype": dtype, "name": shown}
+            result = compare(got, value, scale() if scale else 0.0, self.terms, **rounding)
+        else:
+            # Without a reference in torch it is not known how the steps between may round.
+            loose = 10 if self.expected.outputs is None and dtype == np.float32 else 1
+            result = decide(got, value, scale, self.terms, self.largest, shown, loose)
+        self.results.append(result)
+        if not result.ok:
+            self.note(name, self.kind_of(name, result, got), result.message, result, got=got)
+
+    def kind_of(self, name: str, result: Result, got: np.ndarray) -> str:
+        if name in self.outputs:
+            return WRONG_FORWARD
+        largest = max(
+            (float(np.abs(a).max(initial=0)) for a in self.problem.inputs.values()), default=0
+        )
+        if not np.isfinite(result.got) and (largest > 50 or np.isinf(result.got)):
+            return OVERFLOW
+        small = 1e-2 if self.problem.dtype == np.float32 else 1e-6
+        if result.error <= small * max(abs(result.expected), 1e-300):
+            return PRECISION
+        return WRONG_VALUE
+
+    # The property.
+
+    def values(self) -> None:
+        """Values, shapes, dtypes; nothing of the caller's modified or shared; the same bits after
+        another call."""
+        problem = self.problem
+        try:
+            forward = self.forward(problem.inputs)
+            if self.locked:
+                lock(forward)
+            given = {f"the input {n}": a for n, a in problem.inputs.items()}
+            given["the upstream gradient"] = problem.dys[0]
+            if len(problem.dys) > 1:
+                given |= {
+                    f"the upstream gradient d{n}": a
+                    for n, a in zip(self.outputs, problem.dys, strict=True)
+                }
+            results = {
+                f"the result {n}": a for n, a in zip(self.outputs, forward.outputs, strict=True)
+            }
+            kept = {f"array {i} of the cache": a for i, a in enumerate(forward.cache)}
+            before = {what: np.asarray(a).tobytes() for what, a in (given | results | kept).items()}
+            found = self.backward(forward, problem.dys)
+        except WriteAttempt:
+            self.locked = False
+            return self.values()
+        if self.locked:
+            self.unmodified(given | results | kept, before)
+        if self.expected.outputs is not None:
+            self.judge_outputs(forward.outputs)
+        self.close(found)
+
+        if not self.locked:
+            return None
+        for what, a in results.items():
+            for source, array in given.items():
+                if np.shares_memory(a, array):
+                    said = f"{what} shares memory with {source}"
+                    self.note(what.removeprefix("the result "), ALIASING, said)
+        owners = given | results | kept
+        for name, gradient in found.items():
+            if isinstance(gradient, np.ndarray):
+                for what, array in owners.items():
+                    if np.shares_memory(gradient, np.asarray(array)):
+                        said = f"d{name} shares memory with {what}: return a copy"
+                        self.note(f"d{name}", ALIASING, said)
+                        break
+            owners = owners | {f"d{name}": np.asarray(gradient)}
+        bits = {name: np.asarray(gradient).tobytes() for name, gradient in found.items()}
+
+        floating = {n for n, a in problem.inputs.items() if a.dtype.kind == "f"}
+        factor = problem.dtype.type(1.5)
+        other = {n: frozen(factor * a) if n in floating else a for n, a in problem.inputs.items()}
+        self.both(other, tuple(frozen(np.asarray(factor * dy)) for dy in problem.dys))
+        for name, gradient in found.items():
+            if np.asarray(gradient).tobytes() != bits[name]:
+                said = f"d{name} is changed by a later call: return a fresh array"
+                self.note(f"d{name}", ALIASING, said)
+        for name, gradient in self.backward(forward, problem.dys).items():
+            if np.asarray(gradient).tobytes() != bits[name]:
+                kept_on = self.accumulated(gradient, found[name])
+                said = f"d{name} has other bits the second time{kept_on}"
+                self.note(f"d{name}", STATE, said, got=gradient)
+        y_again = self.forward(problem.inputs).outputs
+        for name, y, first in zip(self.outputs, y_again, forward.outputs, strict=True):
+            if np.asarray(y).tobytes() != np.asarray(first).tobytes():
+                self.note(name, RANDOM, f"{name} has other bits the second time")
+        self.unmodified(given | results | kept, before)
+        return None
+
+    @staticmethod
+    def accumulated(again: Any, first: Any) -> str:
+        twice = np.allclose(again, 2 * np.asarray(first), rtol=1e-6) and np.any(first)
+        return ": it accumulates between calls" if twice else ""
+
+    def judge_outputs(self, outputs: tuple) -> None:
+        for k, (name, got) in enumerate(zip(self.outputs, outputs, strict=True)):
+            value = self.expected.outputs[k]  # type: ignore[index]
+            scale = None if self.expected.scale is None else partial(self.scale_of_output, k)
+            if type(got) is float:
+                got = self.problem.dtype.type(got)
+            self.compare(name, got, value, scale)
+
+    def unmodified(self, arrays: dict[str, np.ndarray], before: dict[str, bytes]) -> None:
+        for what, array in arrays.items():
+            if np.asarray(array).tobytes() != before[what]:
+                title = self.subject.title
+                self.note(title, WRITES, f"{what} was modified", culprit=title)
+
+    def cotangent(self) -> None:
+        """The backward is linear: zero gives exact zeros, and the gradients of two parts of dy add
+        up."""
+        problem = self.problem
+        if not self.subject.upstream:
+            return
+        forward = self.forward(problem.inputs)
+        zeros = tuple(frozen(0 * np.abs(dy)) for dy in problem.dys)
+        for name, gradient in self.backward(forward, zeros).items():
+            if np.any(np.asarray(gradient) != 0) and not self.wrong(f"d{name}"):
+                said = f"d{name} is not zero for an upstream gradient of zeros"
+                self.note(f"d{name}", WRONG_VALUE, said, got=gradient)
+        half = problem.dtype.type(-0.5)
+        masks = [problem.rng.random(dy.shape) < 0.5 for dy in problem.dys]
+        part = tuple(
+            np.asarray(dy * m.astype(dy.dtype)) for dy, m in zip(problem.dys, masks, strict=True)
+        )
+        rest = tuple(frozen(dy - p) for dy, p in zip(problem.dys, part, strict=True))
+        first = self.backward(self.forward(problem.inputs), tuple(frozen(-2 * p) for p in part))
+        second = self.backward(self.forward(problem.inputs), rest)
+        total = {
+            n: first[n] * half + second[n]
+            for n in first
+            if not self.wrong(f"d{n}") and np.shape(first[n]) == self.expected.gradients[n].shape
+        }
+        before = dict(self.findings)
+        self.close(total, "as the sum over two parts of dy, ")
+        if self.findings.keys() != before.keys() and self.expected.scale is not None:
+            # What cancels in the whole need not cancel in a part, whose errors are then larger.
+            self.findings = before
+            scales = [self.expect(dys).scale()[1] for dys in (part, rest)]  # type: ignore[misc]
+            scale = {n: scales[0][n] + scales[1][n] for n in total}
+            self.close(total, "as the sum over two parts of dy, ", self.expected.gradients, scale)
+        if all(dy.ndim == 0 for dy in problem.dys) and self.problem.strict:
+            number = tuple(float(dy) for dy in problem.dys)
+            self.close(self.backward(forward, number), "for a Python float, ")
+
+    def batch(self) -> None:
+        """A permuted batch gives permuted results, two halves of a batch give the whole."""
+        problem = self.problem
+        data = [name for name in problem.inputs if name in problem.batched]
+        size = problem.batch if data else 0
+        if size < 2:
+            return
+        outputs, scales = self.expected.outputs, self.scales()
+        assert outputs is not None
+        expected = {"y": outputs[0], **{"d" + n: a for n, a in self.expected.gradients.items()}}
+        scale = {"y": scales[0][0], **{"d" + n: a for n, a in scales[1].items()}}
+        in_batch = {*("d" + name for name in data), *problem.batched}
+
+        def select(rows: Any) -> dict[str, np.ndarray]:
+            dys = tuple(dy[rows] for dy in problem.dys) if "y" in in_batch else problem.dys
+            y, found = self.both(
+                {n: a[rows] if n in data else a for n, a in problem.inputs.items()}, dys
+            )
+            return {"y": y[0], **{"d" + n: a for n, a in found.items()}}
+
+        def close(found: Arrays, when: str, rows: Any = ...) -> None:
+            for n, got in found.items():
+                value, m = ((a[rows] if n in in_batch else a) for a in (expected[n], scale[n]))
+                if not self.wrong(n):
+                    self.compare(n, got, value, partial(np.asarray, m), when)
+
+        order = problem.rng.permutation(size)
+        close(select(order), "for a permuted batch, ", order)
+        if problem.separable:
+            first, second = select(slice(0, size // 2)), select(slice(size // 2, size))
+            joined = {
+                n: np.concatenate([first[n], second[n]]) if n in in_batch else first[n] + second[n]
+                for n in first
+                if not self.wrong(n)
+            }
+            close(joined, "from two halves of the batch, ")
+
+    def placed(self) -> None:
+        """Where the backward takes `out`, the parameters' gradients appear there, whatever stood
+        there before."""
+        pullback = getattr(self.subject, "pullback", None)
+        if not self.problem.batched or not pullback or not takes_out(pullback):
+            return
+        forward = self.forward(self.problem.inputs)
+        names = [n for n in self.wanted if n not in self.problem.batched]
+        for order in ("C", "F"):
+            out = tuple(
+                np.full(self.expected.gradients[n].shape, np.nan, self.problem.dtype, order)
+                for n in names
+            )
+            one = bool(names) and len(self.wanted) == 1
+            returned = self.backward(forward, self.problem.dys, out=out[0] if one else out)
+            self.close(returned, "with `out`, ")
+            for name, array in zip(names, out, strict=True):
+                same = np.array_equal(array, returned[name])
+                if not same or not np.shares_memory(array, returned[name]):
+                    self.note(f"d{name}", WRONG_VALUE, f"d{name} is not what stands in `out`")
+
+
+def decide(
+    got: np.ndarray,
+    value: np.ndarray,
+    scale: Callable[[], np.ndarray] | None,
+    terms: int,
+    largest: float,
+    name: str,
+    loose: float = 1,
+) -> Result:
+    """Whether an error is below the TOLERANCE, or within rounding where `scale` finds M.
+
+    largest   the largest number around, to which the absolute part is relative
+    """
+    relative, absolute = TOLERANCE[got.dtype]
+    bound = loose * (relative * np.abs(value) + absolute * largest)
+    result = within(got, value, bound, name=name)
+    gross = got.dtype == np.float64 and not result.error <= 1e-3 * largest
+    if result.ok or scale is None or gross:
+        return result
+    sure = compare(got, value, scale(), terms, upstream=largest, name=name)
+    return sure if sure.ok else result
+
+
+class WriteAttempt(Exception):
+    """Something wrote into an array that was given to it."""
+
+
+def takes_out(function: Callable) -> bool:
+    try:
+        return "out" in inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return False
+
+
+def lock(forward: Pass) -> None:
+    for array in arrays_in((forward.outputs, forward.cache)):
+        array.flags.writeable = False
+
+
+def frozen(a: Any) -> np.ndarray:
+    a = np.asarray(a)
+    a.flags.writeable = False
+    return a
+
+
+def writable(a: np.ndarray) -> np.ndarray:
+    return np.array(a)

@@ -1,0 +1,182 @@
+"""Anybody's forward and backward, in whatever style, behind one call.
+
+    subject.forward(inputs, options) -> Pass         inputs by name, in the order of the signature
+    pass.backward(dys) -> {input name: gradient}     None where there is none
+
+`Pair` is two plain functions. The other styles are in `oracle.proof.styles`.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+
+
+class Misuse(ValueError):
+    """A call that does not fit what it is about, before anything is judged."""
+
+
+@dataclass
+class Pass:
+    """What a forward returned: its results, the backward that belongs to them, and the arrays that
+    are kept for it."""
+
+    outputs: tuple[Any, ...]
+    backward: Callable[..., dict[str, Any]]
+    cache: list[np.ndarray] = field(default_factory=list)
+
+
+class Subject:
+    """What is judged. `names` are the inputs, in order; `title` and `forward_title` what messages
+    call its two functions."""
+
+    names: list[str]
+    wanted: list[str]
+    title: str
+    forward_title: str
+    calls: tuple[str, ...] = ()  # how the two are written in a call that can be pasted
+    upstream = True  # whether the backward takes an upstream gradient
+
+    def bind(self, inputs: int, results: int) -> None:
+        """Set `names` for a signature with so many inputs and results."""
+        raise NotImplementedError
+
+    def forward(self, inputs: Arrays, options: Mapping[str, Any]) -> Pass:
+        raise NotImplementedError
+
+    def value(self, inputs: Arrays, options: Mapping[str, Any]) -> tuple[np.ndarray, ...]:
+        """The results alone, as arrays."""
+        return tuple(np.asarray(as_array(y)) for y in self.forward(inputs, options).outputs)
+
+
+class Pair(Subject):
+    """forward(inputs..., **options) -> (y, cache) and backward(dy, cache); or -> y alone, and then
+    backward(dy, inputs..., **options).
+
+    With several results y is a tuple of them, and the backward takes a gradient for each, one after
+    the other or as one tuple. The gradients come back as a tuple in the order of `wanted`, or of
+    all inputs, or as a dictionary by name. Without a backward, forward returns (loss, gradients).
+    """
+
+    def __init__(
+        self,
+        forward: Callable,
+        backward: Callable | None,
+        names: Sequence[str],
+        wanted: Sequence[str],
+        results: int = 1,
+    ):
+        self.function, self.pullback = forward, backward
+        self.names, self.wanted, self.results = list(names), list(wanted), results
+        self.upstream = backward is not None
+        self.title, self.forward_title = title(backward or forward), title(forward)
+        self.calls = (title(forward), title(backward) if backward else "None")
+
+    def forward(self, inputs: Arrays, options: Mapping[str, Any]) -> Pass:
+        found = self.function(*inputs.values(), **options)
+        if self.pullback is None:
+            if not (isinstance(found, tuple | list) and len(found) >= 2):
+                raise Misuse(
+                    f"{self.forward_title} has to return (loss, gradients) where there is no "
+                    f"backward, got {described(found)}"
+                )
+            loss, *rest = found
+            return Pass((loss,), lambda dys: by_name(rest[0] if len(rest) == 1 else rest, self))
+        outputs, cache, cached = self.divide(found)
+
+        def backward(dys: tuple, **out: Any) -> dict[str, Any]:
+            what = (cache,) if cached else tuple(inputs.values())
+            upstream = (dys,) if self.takes_a_tuple(len(what)) else dys
+            given = out if cached else {**options, **out}
+            return by_name(self.pullback(*upstream, *what, **given), self)  # type: ignore[misc]
+
+        return Pass(outputs, backward, list(arrays_in(cache)))
+
+    def divide(self, found: Any) -> tuple[tuple, Any, bool]:
+        """What the forward returned -> results, cache, whether there is a cache."""
+        k = self.results
+        if not isinstance(found, tuple | list):
+            return (found,), (), False
+        if k == 1:
+            return (tuple(found[:1]), found[1], True) if len(found) == 2 else ((found,), (), False)
+        if len(found) == 2 and isinstance(found[0], tuple | list):
+            return tuple(found[0]), found[1], True
+        if len(found) == k + 1:
+            return tuple(found[:k]), found[k], True
+        return tuple(found), (), False
+
+    def takes_a_tuple(self, others: int) -> bool:
+        """Whether several upstream gradients go to the backward as one argument."""
+        if self.results == 1:
+            return False
+        try:
+            parameters = inspect.signature(self.pullback).parameters.values()  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            return False
+        positional = [
+            p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
+        required = [p for p in positional if p.default is p.empty]
+        return len(required) == 1 + others and not any(
+            p.kind == p.VAR_POSITIONAL for p in parameters
+        )
+
+
+def by_name(found: Any, subject: Any) -> dict[str, Any]:
+    """A backward's result -> {input name: gradient}; a Misuse where the number does not fit."""
+    wanted: list[str] = subject.wanted
+    if isinstance(found, Mapping):
+        gradients = {}
+        for name in wanted:
+            spellings = (f"d{name}", name, f"grad_{name}", f"{name}_grad", f"d_{name}")
+            key = next((key for key in spellings if key in found), None)
+            if key is None:
+                raise Misuse(
+                    f"{subject.title} returns {', '.join(map(str, found))}, but no d{name}; name "
+                    "what it does return in wrt="
+                )
+            gradients[name] = found[key]
+        return gradients
+    if not isinstance(found, tuple | list) and len(wanted) == 1:
+        found = (found,)
+    names = wanted
+    if isinstance(found, tuple | list) and len(found) != len(wanted):
+        names = subject.names
+    if not isinstance(found, tuple | list) or len(found) != len(names):
+        listed = ", ".join("d" + name for name in wanted)
+        count = f"{len(found)} gradients" if isinstance(found, tuple | list) else described(found)
+        raise Misuse(f"{subject.title} has to return {listed}, but returns {count}")
+    return {n: g for n, g in zip(names, found, strict=True) if n in wanted}
+
+
+def arrays_in(cache: Any) -> Iterator[np.ndarray]:
+    if isinstance(cache, np.ndarray):
+        yield cache
+    elif isinstance(cache, dict):
+        yield from arrays_in(tuple(cache.values()))
+    elif isinstance(cache, tuple | list):
+        for entry in cache:
+            yield from arrays_in(entry)
+
+
+def title(function: Any) -> str:
+    function = getattr(function, "func", function)  # of a functools.partial
+    return getattr(function, "__qualname__", repr(function)).split(".")[-1]
+
+
+def described(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    return f"a {type(value).__name__}" + (f" of shape {tuple(shape)}" if shape is not None else "")
+
+
+def as_array(value: Any) -> Any:
+    """What other libraries return, as NumPy's; Python's and NumPy's own as they are."""
+    if isinstance(value, np.ndarray | np.generic | float | int) or value is None:
+        return value
+    if hasattr(value, "detach"):
+        return value.detach().cpu().numpy()
+    return np.asarray(value) if hasattr(value, "__array__") else value
