@@ -5,7 +5,13 @@ import signal
 
 
 def run():
-    """cli.main, with the signals taken before anything else is imported."""
+    """cli.main, with the signals taken before anything else is imported, and with no standard
+    stream closed, whose number a file of ours would get."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:

@@ -1,11 +1,12 @@
 """The command line: flags, named as makemore.py names them where it has them, and how a command
 ends.
 
-Exit status: 0; 2 for what a user got wrong, with one line on stderr; 3 for a run whose loss is no
-finite number any more; 129, 130 and 143 for SIGHUP, SIGINT and SIGTERM.
+Exit status: 0; 2 for what a user got wrong, with one line on stderr; 3 for a model whose loss or
+probabilities are no finite numbers; 129, 130 and 143 for SIGHUP, SIGINT and SIGTERM.
 """
 
 import argparse
+import contextlib
 import os
 import sys
 
@@ -27,30 +28,31 @@ class Parser(argparse.ArgumentParser):
 def main(argv=None):
     with Console() as console:
         status = _run(argv, console)
-        try:
+        with contextlib.suppress(OSError):
             sys.stdout.flush()
-        except OSError as error:
-            status = status or _failed(error)
-        if console.stdout.error and console.stdout.survives:
-            status = status or _failed(console.stdout.error)
+        if console.stdout.error and not status:
+            status = _failed(console.stdout.error)
     return status
 
 
 def _run(argv, console):
     try:
-        with console.deferred():
-            import numpy as np
+        try:
+            with console.deferred():
+                import numpy as np
 
-            from npnet import commands, train
+                from npnet import commands
 
-            args = _parse(argv, commands)
-            console.progress.quiet = args.quiet
-        with np.errstate(all="ignore"):
-            return args.command(args, console)
+                args = _parse(argv, commands)
+                console.progress.quiet = args.quiet
+            with np.errstate(all="ignore"):
+                return args.command(args, console)
+        finally:
+            console.progress.close()
     except Interrupted as error:
         print(f"npnet: {error}", file=sys.stderr)
         return 128 + error.number
-    except train.Diverged as error:
+    except FloatingPointError as error:
         print(f"npnet: {error}", file=sys.stderr)
         return 3
     except (ValueError, OSError, MemoryError) as error:

@@ -2,8 +2,6 @@
 
 import contextlib
 import math
-import shlex
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -55,7 +53,7 @@ def train(args, console):
         _announce(run, words, source, start, console)
         try:
             _carry_out(run, start, folder, args.save_every, console)
-        except Diverged as error:
+        except FloatingPointError as error:
             raise Diverged(f"{error}{_last_good(folder)}; try a lower --learning-rate") from None
         except Interrupted as error:
             raise Interrupted(error.number, f"{error}{_hint(folder)}") from None
@@ -65,9 +63,11 @@ def train(args, console):
 def _carry_out(run, start, folder, save_every, console):
     """Train from step `start` to the end. Everything is saved before it is printed."""
     losses = Losses()
-    total = run.preset.last if run.preset.last < ENDLESS else None
+    endless = run.preset.last >= ENDLESS
     with console.deferred():
-        stage = console.stage("step", total, start, "steps", losses.text)
+        stage = console.stage(
+            "step", None if endless else run.preset.last, start, "steps", losses.text
+        )
         before = time.perf_counter()
         step = start - 1
         for step, loss in run.steps(start):
@@ -82,7 +82,7 @@ def _carry_out(run, start, folder, save_every, console):
                     print(f"test loss {run.best} is the best so far, saving model to {path}")
                 if not console.signal:
                     _say_failure(folder.save_now_and_then(run, step + 1, save_every))
-            if console.signal:
+            if console.signal or (endless and console.stdout.error):
                 break
             before = time.perf_counter()
         if folder:
@@ -104,6 +104,20 @@ def _carry_out(run, start, folder, save_every, console):
             "try a lower --learning-rate",
             file=sys.stderr,
         )
+    elif run.preset.name == "notebook" and not console.progress.quiet:
+        print(_next_steps(run, folder), file=sys.stderr)
+
+
+def _next_steps(run, folder):
+    """What to try after the default run."""
+    step, val = run.lowest
+    if val < run.evaluation["val"] - 0.02:
+        steps = f"the validation loss was lowest, {val:.3f}, at step {step:,}: --max-steps {step}; "
+    else:
+        steps = ""
+    if folder:
+        return f"next: {steps}{folders.command('sample', folder.path)} --prompt jo"
+    return f"next: {steps}npnet train -o out keeps the model; npnet train --type transformer"
 
 
 class Losses:
@@ -168,17 +182,20 @@ def _spelled(flag):
     return "--" + flag.replace("_", "-")
 
 
+def _agree(args, preset, but):
+    """Refuse flags that say something else than the run in --work-dir, a `preset`, was started
+    with."""
+    if (args.preset or args.type) and _chosen_preset(args).name != preset.name:
+        raise ValueError(f"the run in {args.work_dir} is {preset.name}, which no flag can change")
+    if _with_flags(preset, args) != preset:
+        raise ValueError(f"the run in {args.work_dir} was started with other settings; {but}")
+
+
 def _resumed(args, saved, console):
     """preset, words and their file (None: our own) of the run that left the checkpoint."""
     path = Path(args.work_dir) / folders.LAST
     preset, _ = folders.judged(saved.meta, path)
-    if (args.preset or args.type) and _chosen_preset(args).name != preset.name:
-        raise ValueError(f"the run in {args.work_dir} is {preset.name}; --resume cannot change it")
-    if _with_flags(preset, args) != preset:
-        raise ValueError(
-            f"the run in {args.work_dir} was started with other settings; "
-            "--resume takes only --max-steps"
-        )
+    _agree(args, preset, "--resume takes only --max-steps")
     source = args.input_file or saved.meta["input_file"]
     try:
         words = _words(source or NAMES, console)
@@ -246,13 +263,7 @@ def _hint(folder):
     """How an interrupted run goes on: a command that can be pasted."""
     if folder is None:
         return ""
-    program = ["npnet"]
-    if Path(sys.argv[0]).name == "__main__.py":
-        program = [sys.executable, "-m", "npnet"]
-    path = str(folder.path)
-    command = [*program, "train", "-o", f"./{path}" if path.startswith("-") else path, "--resume"]
-    quoted = subprocess.list2cmdline(command) if sys.platform == "win32" else shlex.join(command)
-    return f"; to go on: {quoted}"
+    return f"; to go on: {folders.command('train -o', folder.path)} --resume"
 
 
 # sample
@@ -268,8 +279,14 @@ def sample(args, console):
 
 def _sample_only(args, console):
     trained = folders.open_model(args.work_dir, args.input_file)
-    top_k = None if args.top_k in (None, -1) else args.top_k
-    seed = LECTURE_SEED if args.seed is None else args.seed
+    for flag in ("max_steps", "save_every"):
+        if getattr(args, flag) is not None:
+            raise ValueError(f"--sample-only trains nothing, so {_spelled(flag)} has no meaning")
+    seed, top_k = args.seed, args.top_k
+    args.seed = args.top_k = None  # of sampling here, so they may differ from those of the run
+    _agree(args, trained.preset, "--sample-only takes only --seed and --top-k")
+    top_k = None if top_k == -1 else top_k
+    seed = LECTURE_SEED if seed is None else seed
     _print_words(trained, 50, seed, "", 1.0, top_k, console)
     return 0
 
@@ -309,5 +326,6 @@ def diagnose(args, console):
     if args.preset not in PRESETS:
         raise ValueError(f"unknown preset {args.preset!r}; there are {', '.join(PRESETS)}")
     words = _words(args.input_file or NAMES, console)
-    diagnostics.diagnose(named(args.preset, args.max_steps), words, args.plot)
+    preset = named(args.preset, args.max_steps)
+    diagnostics.diagnose(preset, words, args.plot, lambda what: console.stage(what).advance)
     return 0

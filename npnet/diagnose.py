@@ -9,7 +9,7 @@ are numbered as the lecture lists them: Linear, BatchNorm1d, Tanh, ..., without 
 up or reshape. All standard deviations are unbiased.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,12 +124,17 @@ def matrices(model: Model) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     }
 
 
-def diagnose(preset: Preset, words: list[str], plot_dir: str | Path | None = None) -> None:
+def diagnose(
+    preset: Preset,
+    words: list[str],
+    plot_dir: str | Path | None = None,
+    stage: Callable[[str], Callable[[int, int], None] | None] = lambda what: None,
+) -> None:
     """Train by the preset and print the three tables for its last step; with plot_dir also draw
     them and the updates.
 
     Activations and gradients are those of the last step's minibatch; the ratios divide by the
-    weights as it left them.
+    weights as it left them. stage(what) announces what takes its time, as for a npnet.runs.Run.
     """
     if not isinstance(preset, Lecture):
         known = ", ".join(name for name, other in PRESETS.items() if isinstance(other, Lecture))
@@ -146,9 +151,11 @@ def diagnose(preset: Preset, words: list[str], plot_dir: str | Path | None = Non
     last = preset.last - 1
     stride = -(-preset.last // MOST_POINTS)
     sizes = {}
-    batches = run.batches(0)
+    batches, watch = run.batches(0), stage("step")
     for step, loss in train.loop(run.model, batches, run.optimizer, run.schedule, last):
         run.report(step, loss, 0.0)
+        if watch:
+            watch(step + 1, last)
         if plot_dir and step % stride == 0:
             sizes[step] = update_sizes(run.model, run.schedule(step))
     tanhs = observe(run.model, *next(batches))
@@ -162,6 +169,7 @@ def diagnose(preset: Preset, words: list[str], plot_dir: str | Path | None = Non
     ):
         print(f"\n{title}, step {last}", *lines, sep="\n")
     if plot_dir:
+        stage("drawing the pictures")
         print()
         for name, figure in figures(figure_class, run.model, tanhs, sizes, last).items():
             path = Path(plot_dir) / f"{name}.png"

@@ -5,7 +5,8 @@ with, or the best so far where the original keeps that one. history.csv has one 
 thousandth of the steps, and one for each evaluation.
 """
 
-import os
+import shlex
+import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
@@ -51,7 +52,8 @@ class Folder:
             taken = [name for name in (LAST, MODEL) if (self.path / name).exists()]
             if taken and not self.resume and not self.overwrite:
                 raise ValueError(
-                    f"{self.path} holds a run; --resume goes on with it, --overwrite replaces it"
+                    f"{self.path} holds a run; --overwrite replaces it; "
+                    f"to go on: {command('train -o', self.path)} --resume"
                 )
         except BaseException:
             self._lock.close()
@@ -129,9 +131,20 @@ class Folder:
         if not np.isfinite(run.model.data).all():
             raise Diverged(f"a parameter is no finite number after {step} steps")
         seconds = round(time.perf_counter() - self.began, 3)
-        meta = self.origin | {"step": step, "best": run.best, "seconds": seconds}
+        meta = {"step": step, "best": run.best, "seconds": seconds, "settled": name == MODEL}
+        meta |= self.origin
         content = checkpoint.Checkpoint(run.model, run.vocabulary, meta, optimizer, generators)
         checkpoint.save(self.path / name, content)
+
+
+def command(name, path):
+    """A command that can be pasted, as this program was called."""
+    program = ["npnet"]
+    if Path(sys.argv[0]).name == "__main__.py":
+        program = [sys.executable, "-m", "npnet"]
+    path = f"./{path}" if str(path).startswith("-") else str(path)
+    words = [*program, *name.split(), path]
+    return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
 
 
 def _locked(path):
@@ -189,10 +202,14 @@ class History:
         data = "".join(self.pending).encode()
         if not data:
             return
-        with open(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
-            file.truncate(self.size)
-            file.seek(self.size)
-            file.write(data)
+        try:
+            with open(self.path, "r+b" if self.path.exists() else "w+b") as file:
+                file.truncate(self.size)
+                file.seek(self.size)
+                file.write(data)
+        except OSError as error:
+            error.filename = str(self.path)
+            raise
         self.size += len(data)
         self.pending.clear()
 
@@ -213,7 +230,7 @@ def open_model(path, input_file=None):
     """The model of a run's folder, or in a file: Trained.
 
     A folder gives its model.npz, unless there is none or last.npz is another or a longer run; then
-    last.npz, calibrated where that is needed.
+    last.npz, settled where that is needed (see npnet.runs).
     """
     path = Path(path)
     if path.is_dir():
@@ -223,9 +240,9 @@ def open_model(path, input_file=None):
     preset, step = judged(saved.meta, path)
     words = _training_words(saved.meta, input_file)
     model = saved.model
-    if saved.generators and preset.calibrated:
+    if preset.settles and not saved.meta["settled"]:
         if words is None:
-            raise ValueError(f"{path} needs the words of its run to be calibrated: -i FILE")
+            raise ValueError(f"{path} needs the words of its run, which are gone: -i FILE")
         run = preset.prepare(words)
         checkpoint.fill(run.model.parameters(), model.parameters(), "the model")
         run.settle()
@@ -254,7 +271,7 @@ def judged(meta, path):
     """(preset, step) of a checkpoint's meta; one that npnet train did not write is refused."""
     try:
         preset = restored(meta["preset"])
-        step, best, seconds = meta["step"], meta["best"], meta["seconds"]
+        step, best, seconds, settled = (meta[key] for key in ("step", "best", "seconds", "settled"))
         meta["words"], meta["input_file"]
     except (KeyError, ValueError) as error:
         raise checkpoint.CheckpointError(f"{path}: not a run of npnet train ({error})") from None
@@ -262,6 +279,7 @@ def judged(meta, path):
         not (type(step) is int and step >= 0)
         or not (best is None or type(best) is float)
         or type(seconds) is not float
+        or type(settled) is not bool
     )
     if wrong:
         raise checkpoint.CheckpointError(f"{path}: not a run of npnet train")

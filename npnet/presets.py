@@ -7,6 +7,7 @@ microgpt (2026).
 """
 
 import hashlib
+import os
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
@@ -30,6 +31,7 @@ class Preset:
     change."""
 
     settings: ClassVar[tuple[str, ...]] = ("seed", "batch_size", "learning_rate")
+    settles: ClassVar = False  # the model needs its words once more after the last step
     name: str
     about: str
     kind: str
@@ -51,9 +53,18 @@ class Preset:
         return words, []
 
     def config(self, vocab_size, block_size, **others):
-        return Config(
+        """The sizes of the model; a batch that the memory of this machine cannot hold is a
+        ValueError."""
+        config = Config(
             vocab_size, block_size, self.n_layer, self.n_embd, self.n_embd2, self.n_head, **others
         )
+        needed, there = self.batch_size * _bytes_per_example(self.kind, config), _memory()
+        if needed > there:
+            raise ValueError(
+                f"a step with batch_size = {self.batch_size} needs about {needed / 1e9:,.0f} GB; "
+                f"this machine has {there / 1e9:,.0f} GB of memory"
+            )
+        return config
 
     def changed(self, **values):
         """This preset with other values; one that the run would not read is a ValueError."""
@@ -78,14 +89,13 @@ class Lecture(Preset):
     for everything.
 
     names_seed starts a generator of its own for the twenty names; None goes on with the run's.
-    calibrated: BatchNorm's statistics are taken over the training set in the end.
     """
 
+    settles = True
     block_size: int = 3
     drop_at: int | None = None
     log_every: int = 10000
     names_seed: int | None = LECTURE_SEED + 10
-    calibrated: bool = False
     splits: tuple[str, ...] = ("train", "val")
 
     def prepare(self, words):
@@ -109,7 +119,7 @@ class Bigram(Preset):
     """The first lecture: a table of counts, five names by either rule of torch.multinomial, and the
     average loss."""
 
-    settings = ("seed",)
+    settings, settles = ("seed",), True
 
     def prepare(self, words):
         return BigramRun(self, words)
@@ -155,6 +165,23 @@ class Microgpt(Preset):
         return MicrogptRun(self, words)
 
 
+def _bytes_per_example(kind, c):
+    """About what one example holds between forward and backward: the token's number and target, and
+    every activation with its gradient."""
+    n_layer = c.n_layer if "n_layer" in BUILDERS[kind].reads else 1
+    scores = 4 * c.n_head * c.block_size if "n_head" in BUILDERS[kind].reads else 0
+    numbers = n_layer * (24 * c.n_embd + 12 * c.n_embd2 + scores) + 5 * c.vocab_size
+    return c.block_size * (16 + numbers * (8 if c.dtype == "float64" else 4))
+
+
+def _memory():
+    """Bytes of memory of this machine; 16 GB where it cannot be asked."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 16 << 30
+
+
 def _makemore(kind, about, name=None):
     return Makemore(
         f"makemore-{name or kind}",
@@ -180,7 +207,7 @@ _PRESETS = (
     Lecture(
         "part4",
         "lecture 4: gradients by hand; gain and bias drawn by the same generator (there: unseeded)",
-        "mlp", LECTURE_SEED, 200000, 0.1, n_embd=10, n_embd2=200, drop_at=100000, calibrated=True,
+        "mlp", LECTURE_SEED, 200000, 0.1, n_embd=10, n_embd2=200, drop_at=100000,
     ),
     Lecture(
         "part5", "lecture 5: the WaveNet-like network",

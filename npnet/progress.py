@@ -220,10 +220,14 @@ class Console:
 
     def __enter__(self):
         self._streams = sys.stdout, sys.stderr
-        stderr = Output(sys.stderr, "standard error", survives=True)
+        stdout, stderr = (
+            stream or open(os.devnull, "w")  # noqa: SIM115
+            for stream in self._streams
+        )
+        stderr = Output(stderr, "standard error", survives=True)
         self.progress = Progress(stderr)
         sys.stderr = Output(stderr, "standard error", self.progress)
-        self.stdout = sys.stdout = Output(sys.stdout, "standard output", self.progress)
+        self.stdout = sys.stdout = Output(stdout, "standard output", self.progress)
         self.stage = self.progress.stage
         if threading.current_thread() is threading.main_thread():
             for name in ("SIGINT", "SIGTERM", "SIGHUP"):

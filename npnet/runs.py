@@ -17,7 +17,7 @@ from npnet.data import LONGEST_WORD, Vocabulary, build_dataset, build_sequences,
 from npnet.models import build
 from npnet.optim import SGD, AdamW, constant, linear_decay, step_decay
 from npnet.random import TorchGenerator
-from npnet.sample import generate, mark_words, sort_by_novelty
+from npnet.sample import chooser, draw, draw_in_turn, mark_words, sort_by_novelty
 
 
 class Run:
@@ -91,8 +91,7 @@ class LectureRun(Run):
             print(f"{step:7d}/{self.preset.steps:7d}: {loss:.4f}", flush=True)
 
     def settle(self):
-        if self.preset.calibrated:
-            train.calibrate(self.model, self.data["train"][0], watch=self.stage("calibrating"))
+        train.calibrate(self.model, self.data["train"][0], watch=self.stage("calibrating"))
 
     def finish(self):
         self._print_losses()
@@ -102,13 +101,14 @@ class LectureRun(Run):
         for name in self.preset.splits:
             watch = self.stage(f"evaluating {name}")
             loss = float(np.float32(train.evaluate(self.model, *self.data[name], watch=watch)))
+            _require_finite(name, loss)
             self.evaluation[name] = loss
             print(name, loss, flush=True)
 
     def _names(self, n):
         seed = self.preset.names_seed
         generator = self.generator if seed is None else TorchGenerator(seed)
-        return generate(self.model, self.vocabulary, generator, n, rule="2022", batch_size=1)
+        return draw_in_turn(self.model, self.vocabulary, chooser(generator, rule="2022"), n)
 
 
 class NotebookRun(LectureRun):
@@ -118,22 +118,30 @@ class NotebookRun(LectureRun):
     def __init__(self, preset, words):
         super().__init__(preset, words)
         self.known = preset.divide(words)
+        self.lowest = 0, math.inf  # the step with the lowest validation loss so far, and that loss
 
     def report(self, step, loss, seconds):
         self.evaluation = {}
         done = step + 1
         if done % max(1, self.preset.steps // 10) == 0 and done < self.preset.last:
-            self.settle()
-            self.evaluation["val"] = train.evaluate(self.model, *self.data["val"])
+            train.calibrate(self.model, self.data["train"][0])
+            val = self.evaluation["val"] = train.evaluate(self.model, *self.data["val"])
+            _require_finite("validation", val)
+            self.lowest = min(self.lowest, (done, val), key=lambda found: found[1])
             words = ", ".join(
                 f"{word} ({mark})" for word, mark in mark_words(self._names(3), *self.known)
             )
-            print(f"step {done:,}  val {self.evaluation['val']:.4f}  {words}", flush=True)
+            print(f"step {done:,}  val {val:.4f}  {words}", flush=True)
 
     def finish(self):
         self._print_losses()
         for word, mark in mark_words(self._names(20), *self.known):
             print(f"{word:<20} {mark}")
+
+
+def _require_finite(name, loss):
+    if not math.isfinite(loss):
+        raise train.Diverged(f"the {name} loss is {loss}")
 
 
 class BigramRun(Run):
@@ -152,17 +160,8 @@ class BigramRun(Run):
 
     def finish(self):
         for rule, title in (("2022", "torch 1.12 and 1.13"), ("current", "torch 2.7 and later")):
-            generator = TorchGenerator(self.preset.seed)
-            names = generate(
-                self.model,
-                self.vocabulary,
-                generator,
-                n=5,
-                rule=rule,
-                replacement=True,
-                max_length=LONGEST_WORD,
-                batch_size=1,
-            )
+            choose = chooser(TorchGenerator(self.preset.seed), rule=rule, replacement=True)
+            names = draw_in_turn(self.model, self.vocabulary, choose, 5, LONGEST_WORD)
             print(f"names, as {title} draw them:", *(name + "." for name in names))
         self.evaluation["train"] = train.evaluate(self.model, *self.data)
         print(f"nll {self.evaluation['train']:.6f}")
@@ -204,8 +203,10 @@ class MakemoreRun(Run):
         if step > 0 and step % 500 == 0:
             train_loss, test_loss = self._evaluate(*self.train), self._evaluate(*self.test)
             print(f"step {step} train loss: {train_loss} test loss: {test_loss}", flush=True)
+            _require_finite("train", train_loss)
+            _require_finite("test", test_loss)
             self.evaluation = {"train": train_loss, "test": test_loss}
-            self.improved = test_loss < (math.inf if self.best is None else self.best)
+            self.improved = self.best is None or test_loss < self.best
             if self.improved:
                 self.best = test_loss
         if step > 0 and step % 200 == 0:
@@ -222,9 +223,8 @@ class MakemoreRun(Run):
         )
 
     def print_samples(self, n):
-        words = generate(
-            self.model, self.vocabulary, self.generator, n, top_k=self.preset.top_k, draw_all=True
-        )
+        choose = chooser(self.generator, top_k=self.preset.top_k)
+        words = draw(self.model, self.vocabulary, choose, n, draw_all=True)
         print("-" * 80)
         for heap, title in zip(
             sort_by_novelty(words, *self.novelty), ("in train", "in test", "new"), strict=True
@@ -261,17 +261,10 @@ class MicrogptRun(Run):
         print(f"step {step + 1:4d} / {self.preset.steps:4d} | loss {loss:.4f}", flush=True)
 
     def finish(self):
-        names = generate(
-            self.model,
-            self.vocabulary,
-            self.generator,
-            n=20,
-            temperature=0.5,
-            max_length=self.block_size,
-            batch_size=1,
-        )
-        for i, name in enumerate(names):
-            print(f"sample {i + 1:2d}: {name}")
+        choose = chooser(self.generator, temperature=0.5)
+        names = draw_in_turn(self.model, self.vocabulary, choose, 20, self.block_size)
+        for i, name in enumerate(names, 1):
+            print(f"sample {i:2d}: {name}")
 
 
 class PythonRandom:

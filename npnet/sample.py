@@ -1,7 +1,7 @@
 """Drawing words from a model, one position at a time: each layer keeps what it needs of the
 positions before."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -9,6 +9,9 @@ from npnet import ops
 from npnet.data import LONGEST_WORD, Vocabulary
 from npnet.models import Model
 from npnet.random import Generator
+
+Chooser = Callable[[np.ndarray], np.ndarray]
+COLDEST = 1e-6  # a temperature below it tells no logits apart that float32 does
 
 
 def generate(
@@ -20,27 +23,70 @@ def generate(
     prompt: str = "",
     temperature: float = 1.0,
     top_k: int | None = None,
+    max_length: int | None = None,
+) -> list[str]:
+    """n words as a list of strings, drawn side by side, each beginning with `prompt`.
+
+    temperature and top_k are those of `chooser`. max_length counts the characters; by default it is
+    block_size - 1 for the models that read sequences.
+    """
+    choose = chooser(generator, temperature, top_k)
+    return draw(model, vocabulary, choose, n, prompt=prompt, max_length=max_length)
+
+
+def chooser(
+    generator: Generator,
+    temperature: float = 1.0,
+    top_k: int | None = None,
     rule: str = "current",
     replacement: bool = False,
-    max_length: int | None = None,
-    batch_size: int | None = None,
-    draw_all: bool = False,
-) -> list[str]:
-    """n words as a list of strings, each beginning with `prompt`.
+) -> Chooser:
+    """How the next character is chosen: a function logits (B, V) -> ids (B,).
 
-    temperature divides the logits; 0 takes the likeliest character and draws nothing. top_k keeps
-    the k likeliest characters. rule and replacement are those of
-    npnet.random.TorchGenerator.multinomial. max_length counts the characters; by default it is
-    block_size - 1 for the models that read sequences. batch_size words are drawn side by side
-    (default: all n), and the drawing of a batch ends with its last word, or with draw_all, as
-    makemore does it, after max_length draws.
+    temperature divides the logits; 0, and whatever is below COLDEST, takes the likeliest character
+    and draws nothing. top_k keeps the k likeliest. rule and replacement are those of
+    npnet.random.TorchGenerator.multinomial. Probabilities that are not finite are a
+    FloatingPointError.
     """
     if not temperature >= 0:
         raise ValueError(f"temperature must be at least 0, got {temperature}")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}")
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+
+    def choose(logits: np.ndarray) -> np.ndarray:
+        if temperature < COLDEST:
+            return _finite(logits).argmax(-1)
+        logits = logits / temperature
+        if top_k is not None and top_k < logits.shape[-1]:
+            kth = np.partition(logits, -top_k, axis=-1)[:, -top_k, None]
+            logits = np.where(logits < kth, -np.inf, logits)
+        probs, _ = ops.softmax(logits)
+        return generator.multinomial(_finite(probs), 1, replacement, rule=rule)[:, 0]
+
+    return choose
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    if not np.isfinite(values).all():
+        raise FloatingPointError("no word can be drawn: the probabilities are no finite numbers")
+    return values
+
+
+def draw(
+    model: Model,
+    vocabulary: Vocabulary,
+    choose: Chooser,
+    n: int,
+    *,
+    prompt: str = "",
+    max_length: int | None = None,
+    draw_all: bool = False,
+) -> list[str]:
+    """n words, character by character side by side; `choose` is a chooser.
+
+    The drawing ends with the last word, or with draw_all, as makemore does it, after max_length
+    characters.
+    """
     if max_length is None:
         max_length = LONGEST_WORD if model.windowed else model.config.block_size - 1
     prompt_ids = vocabulary.encode(prompt)
@@ -50,33 +96,26 @@ def generate(
         raise ValueError(
             f"the prompt {prompt!r} is longer than {max_length}, the most characters of a word"
         )
+    state = model.start(n, max_length + 1)
+    ids = np.zeros(n, np.int64)
+    drawn = np.empty((n, max_length), np.int64)
+    alive = np.ones(n, bool)
+    length = 0
+    while length < max_length and (draw_all or alive.any()):
+        logits = model.step(ids, state)
+        ids = np.full(n, prompt_ids[length]) if length < len(prompt_ids) else choose(logits)
+        drawn[:, length] = ids
+        alive &= ids != 0
+        length += 1
+    return [vocabulary.decode(row[:length]).partition(".")[0] for row in drawn]
 
-    def choose(logits: np.ndarray) -> np.ndarray:
-        if temperature == 0:
-            return logits.argmax(-1)
-        logits = logits / temperature
-        if top_k is not None and top_k < logits.shape[-1]:
-            kth = np.partition(logits, -top_k, axis=-1)[:, -top_k, None]
-            logits = np.where(logits < kth, -np.inf, logits)
-        probs, _ = ops.softmax(logits)
-        return generator.multinomial(probs, 1, replacement, rule=rule)[:, 0]
 
-    words: list[str] = []
-    while len(words) < n:
-        batch = min(batch_size or n, n - len(words))
-        state = model.start(batch, max_length + 1)
-        ids = np.zeros(batch, np.int64)
-        drawn = np.empty((batch, max_length), np.int64)
-        alive = np.ones(batch, bool)
-        length = 0
-        while length < max_length and (draw_all or alive.any()):
-            logits = model.step(ids, state)
-            ids = np.full(batch, prompt_ids[length]) if length < len(prompt_ids) else choose(logits)
-            drawn[:, length] = ids
-            alive &= ids != 0
-            length += 1
-        words += [vocabulary.decode(row[:length]).partition(".")[0] for row in drawn]
-    return words
+def draw_in_turn(
+    model: Model, vocabulary: Vocabulary, choose: Chooser, n: int, max_length: int | None = None
+) -> list[str]:
+    """n words, one after the other, as the lectures draw them."""
+    words = (draw(model, vocabulary, choose, 1, max_length=max_length) for _ in range(n))
+    return [word for (word,) in words]
 
 
 def sort_by_novelty(

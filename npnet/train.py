@@ -22,7 +22,7 @@ Batches = Iterator[tuple[np.ndarray, np.ndarray]]
 Watch = Callable[[int, int], object]
 
 
-class Diverged(ArithmeticError):
+class Diverged(FloatingPointError):
     """A loss or a parameter that is no finite number any more."""
 
 

@@ -8,6 +8,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read once, when NumPy is i
 
 import pytest
 import torch
+from command_line import WORDS, good
 from hypothesis import Phase, settings
 
 torch.set_num_threads(1)
@@ -56,3 +57,19 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.write_line(
             f"tests of published runs skipped: {n}; to run them, set {files}"
         )
+
+
+@pytest.fixture(scope="session")
+def names(tmp_path_factory):
+    """A file of 300 words."""
+    path = tmp_path_factory.mktemp("words") / "some.txt"
+    path.write_text(WORDS + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(names, tmp_path_factory):
+    """A work directory that nobody may write to: read it, or copy it."""
+    out = tmp_path_factory.mktemp("trained") / "out"
+    good("train", "-i", names, "-o", out, "--max-steps", 200)
+    return out

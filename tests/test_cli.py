@@ -1,71 +1,12 @@
 """The command line as a user meets it: a subprocess, its output, its exit status, the files it
 leaves."""
 
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-from npnet.data import read_words
-
-ROOT = Path(__file__).parent.parent
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
-WORDS = "\n".join(read_words()[:300])
-
-
-def npnet(*arguments, cwd=None):
-    command = [sys.executable, "-m", "npnet", *map(str, arguments)]
-    return subprocess.run(
-        command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=300
-    )
-
-
-def good(*arguments, cwd=None):
-    done = npnet(*arguments, cwd=cwd)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
-
-
-def bad(*arguments, says="", cwd=None):
-    """One line on stderr that says so, nothing on stdout, status 2."""
-    done = npnet(*arguments, cwd=cwd)
-    assert done.returncode == 2, (done.returncode, done.stderr)
-    assert done.stderr.count("\n") == 1 and done.stderr.startswith("npnet"), done.stderr
-    assert done.stdout == ""
-    assert says in done.stderr
-    return done.stderr
-
-
-def same_arrays(one, other):
-    with np.load(one) as a, np.load(other) as b:
-        assert a.files == b.files
-        for name in a.files:
-            if name != "meta":
-                assert np.array_equal(a[name], b[name]), name
-
-
-@pytest.fixture(scope="module")
-def names(tmp_path_factory):
-    path = tmp_path_factory.mktemp("words") / "some.txt"
-    path.write_text(WORDS + "\n", encoding="utf-8")
-    return path
-
-
-@pytest.fixture(scope="module")
-def trained(names, tmp_path_factory):
-    """A work directory that nobody may write to: read it, or copy it."""
-    out = tmp_path_factory.mktemp("trained") / "out"
-    good("train", "-i", names, "-o", out, "--max-steps", 200)
-    return out
-
+from command_line import WORDS, bad, good
 
 # ---- train and sample
 
@@ -97,31 +38,6 @@ def test_the_same_seed_is_the_same_run(names):
         good("train", "-i", names, "--max-steps", 30, "--seed", seed).stdout for seed in (5, 5, 6)
     ]
     assert runs[0] == runs[1] != runs[2]
-
-
-def test_a_pipe_gets_a_progress_line_now_and_then(names):
-    command = [
-        sys.executable,
-        "-m",
-        "npnet",
-        "train",
-        "-i",
-        str(names),
-        "--max-steps",
-        "1000000000",
-    ]
-    with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as process:
-        process.stderr.readline()
-        lines = [process.stderr.readline() for _ in range(2)]
-        process.terminate()
-        rest = process.stderr.read()
-    assert process.returncode == 128 + signal.SIGTERM
-    steps = [
-        int(re.match(r"step ([\d,]+)/1,000,000,000  loss ", line).group(1).replace(",", ""))
-        for line in lines
-    ]
-    assert 0 < steps[0] < steps[1]
-    assert "interrupted after" in rest
 
 
 def test_sampling_marks_what_is_new(names, trained):
@@ -207,105 +123,6 @@ def test_makemores_flags(names, tmp_path):
     assert done.stdout.count("samples that are new:") == 2
     only = good("train", "-i", names, "-o", tmp_path, "--sample-only", "--top-k", 5)
     assert len(only.stdout.splitlines()) == 50
-
-
-def test_a_resumed_run_keeps_the_best_model(names, tmp_path):
-    flags = ["--type", "bigram", "-i", names, "-o", tmp_path]
-    good("train", *flags, "--max-steps", 501)
-    first = (tmp_path / "model.npz").read_bytes()
-    good("train", *flags, "--resume", "--max-steps", 520)
-    assert (tmp_path / "model.npz").read_bytes() == first
-
-
-# ---- resume
-
-RESUMED = {
-    "part3": ["--preset", "part3"],
-    "part5": ["--preset", "part5", "--n-embd", 4, "--n-embd2", 6],
-    "transformer": ["--type", "transformer", "--n-embd", 8, "--n-layer", 1, "--n-head", 2],
-    "lstm": ["--type", "lstm", "--n-embd", 4, "--n-embd2", 4],
-    "microgpt": ["--preset", "microgpt"],
-}
-
-
-@pytest.mark.parametrize("name", RESUMED)
-def test_a_resumed_run_is_the_uninterrupted_one(name, names, tmp_path):
-    flags = ["train", "-i", names, *RESUMED[name]]
-    steps = (
-        220 if name == "transformer" else 40
-    )  # past the first samples, which draw from the run's generator
-    good(*flags, "-o", tmp_path / "whole", "--max-steps", steps)
-    good(*flags, "-o", tmp_path / "parts", "--max-steps", 7)
-    good(*flags, "-o", tmp_path / "parts", "--max-steps", 13, "--resume")
-    good("train", "-i", names, "-o", tmp_path / "parts", "--max-steps", steps, "--resume")
-    same_arrays(tmp_path / "whole" / "last.npz", tmp_path / "parts" / "last.npz")
-    same_arrays(tmp_path / "whole" / "model.npz", tmp_path / "parts" / "model.npz")
-
-
-def interrupt(*arguments, number=signal.SIGINT):
-    """Start the command, send the signal once it trains -> status, stderr."""
-    command = [sys.executable, "-m", "npnet", *map(str, arguments)]
-    with subprocess.Popen(
-        command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as process:
-        first = process.stderr.readline()  # printed just before the loop
-        time.sleep(0.5)
-        process.send_signal(number)
-        rest = process.stderr.read()
-    return process.returncode, first + rest
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_says_how_to_go_on(number, names, tmp_path):
-    out = tmp_path / "out"
-    flags = ["train", "-i", names, "--preset", "part3"]
-    status, text = interrupt(*flags, "-o", out, number=number)
-    assert status == 128 + number
-    assert "Traceback" not in text
-    assert sorted(path.name for path in out.iterdir()) == [".lock", "history.csv", "last.npz"]
-    done = int(re.search(r"interrupted after ([\d,]+) steps", text).group(1).replace(",", ""))
-    assert done > 0
-    assert f"npnet train -o {out} --resume" in text
-    steps = done + 20
-    good("train", "-i", names, "-o", out, "--resume", "--max-steps", steps)
-    good(*flags, "-o", tmp_path / "whole", "--max-steps", steps)
-    same_arrays(tmp_path / "whole" / "last.npz", out / "last.npz")
-    same_arrays(tmp_path / "whole" / "model.npz", out / "model.npz")
-
-
-def test_the_main_job_goes_on_with_its_own_schedule(names, tmp_path):
-    """Its rate drops at the half of --max-steps, which the resumed run must remember."""
-    flags = ["train", "-i", names, "--max-steps", 20000]
-    interrupt(*flags, "-o", tmp_path / "out")
-    resumed = good("train", "-i", names, "-o", tmp_path / "out", "--resume")
-    whole = good(*flags, "-o", tmp_path / "whole")
-    assert whole.stdout.endswith(resumed.stdout)
-    assert resumed.stdout.count("\n") >= 23
-    same_arrays(tmp_path / "whole" / "last.npz", tmp_path / "out" / "last.npz")
-
-
-def test_interrupted_without_a_directory(names):
-    status, text = interrupt("train", "-i", names, "--preset", "part3")
-    assert status == 128 + signal.SIGINT
-    assert "interrupted after" in text and "--resume" not in text and "Traceback" not in text
-
-
-def test_resuming_refuses_other_words_and_settings(names, tmp_path):
-    out = tmp_path / "out"
-    good("train", "-i", names, "--type", "bigram", "-o", out, "--max-steps", 12)
-    resume = ["train", "-o", out, "--resume"]
-    other = tmp_path / "other.txt"
-    other.write_text(WORDS[:-1], encoding="utf-8")
-    bad(*resume, "-i", other, says="other words")
-    bad(*resume, "-i", names, "--seed", 1, says="other settings")
-    bad(*resume, "-i", names, "-b", 8, says="other settings")
-    bad(*resume, "-i", names, "--type", "rnn", says="cannot change")
-    bad(*resume, "-i", names, "--preset", "part3", says="cannot change")
-    bad(*resume, "-i", names, "--max-steps", 5, says="before step 12")
-    good(*resume, "-i", names, "--max-steps", 12)
-    bad("train", "--resume", says="--work-dir")
-    bad("train", "--sample-only", says="--work-dir")
-    bad("train", "--resume", "-o", tmp_path / "nothing", says="last.npz")
 
 
 # ---- what a user can get wrong
@@ -452,17 +269,6 @@ def test_damaged_checkpoints(names, trained, tmp_path):
         bad(*resume)
     last.write_bytes((trained / "model.npz").read_bytes())
     bad(*resume)
-
-
-def test_a_reader_that_leaves_early_is_no_error(names):
-    command = (
-        f'"{sys.executable}" -m npnet train -i "{names}" --type bigram --max-steps 3000 | head -1'
-    )
-    done = subprocess.run(
-        ["bash", "-c", command], env=ENVIRONMENT, capture_output=True, text=True, timeout=100
-    )
-    assert done.stdout.startswith("step 0 | loss")
-    assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
 
 
 def test_help_lists_the_commands_and_presets():

@@ -254,7 +254,7 @@ def command(*arguments, **environment):
 
 def test_the_command_draws(tmp_path):
     matplotlib = pytest.importorskip("matplotlib.image")
-    done = command("--max-steps", "30", "--plot", tmp_path / "plots")
+    done = command("-q", "--max-steps", "30", "--plot", tmp_path / "plots")
     assert (done.returncode, done.stderr) == (0, "")
     assert len(table(done.stdout)) == 5 + 5 + 7
     files = {path.name for path in (tmp_path / "plots").iterdir()}

@@ -8,7 +8,7 @@ from configs import config_for
 from npnet.data import DataError, Vocabulary
 from npnet.models import BUILDERS, build
 from npnet.random import TorchGenerator
-from npnet.sample import generate, sort_by_novelty
+from npnet.sample import chooser, draw, draw_in_turn, generate, mark_words, sort_by_novelty
 
 VOCABULARY = Vocabulary(["abcde"])
 KINDS = ["mlp", "mlp_makemore", "gru", "transformer", "bow"]
@@ -75,13 +75,22 @@ def test_a_prompt_begins_every_word_and_is_read(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_batches_do_not_change_what_is_likeliest(kind):
-    model = make(kind)
-    words = [
-        generate(model, VOCABULARY, Never(), 5, temperature=0, max_length=7, batch_size=b)
-        for b in (None, 1, 2, 5, 9)
-    ]
-    assert all(w == words[0] for w in words) and len(words[0]) == 5
+def test_drawing_in_turn_or_side_by_side_does_not_change_what_is_likeliest(kind):
+    model, choose = make(kind), chooser(Never(), temperature=0)
+    together = draw(model, VOCABULARY, choose, 5, max_length=7)
+    assert draw_in_turn(model, VOCABULARY, choose, 5, max_length=7) == together
+    assert len(together) == 5
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+def test_a_temperature_too_low_to_divide_by_is_0(scale):
+    model = make("gru", scale=scale)
+    for temperature in (1e-45, 1e-310, 5e-324, 1e-30):
+        words = [
+            generate(model, VOCABULARY, Never(), 3, temperature=t, max_length=7)
+            for t in (0, temperature)
+        ]
+        assert words[0] == words[1]
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -99,16 +108,8 @@ def test_words_are_those_of_torch(temperature):
             z[z < z.topk(top_k).values[:, [-1]]] = -torch.inf
             drawn = torch.multinomial(z.softmax(-1), 1, generator=generator)[:, 0].tolist()
             words = [word + VOCABULARY.itos[i] for word, i in zip(words, drawn, strict=True)]
-        found = generate(
-            model,
-            VOCABULARY,
-            TorchGenerator(5),
-            batch,
-            temperature=temperature,
-            top_k=top_k,
-            max_length=7,
-            draw_all=True,
-        )
+        choose = chooser(TorchGenerator(5), temperature, top_k)
+        found = draw(model, VOCABULARY, choose, batch, max_length=7, draw_all=True)
         assert found == [word.partition(".")[0] for word in words]
 
 
@@ -143,7 +144,7 @@ def test_drawing_ends_with_the_last_word_unless_all_is_to_be_drawn():
     for generator, options in zip(
         generators, ({}, {"draw_all": True}, {"draw_all": True}), strict=True
     ):
-        assert generate(model, VOCABULARY, generator, 3, **options) == [""] * 3
+        assert draw(model, VOCABULARY, chooser(generator), 3, **options) == [""] * 3
     states = [generator.state() for generator in generators]
     assert (states[0] != states[1]).any()
     np.testing.assert_array_equal(states[1], states[2])
@@ -155,7 +156,7 @@ def test_the_longest_word_of_a_model_with_positions_uses_all_of_them():
         len(word) <= 8 for word in generate(model, VOCABULARY, TorchGenerator(0), 5, max_length=8)
     )
     with pytest.raises(ValueError, match="8 positions"):
-        generate(model, VOCABULARY, TorchGenerator(0), 50, max_length=9, draw_all=True)
+        draw(model, VOCABULARY, chooser(TorchGenerator(0)), 50, max_length=9, draw_all=True)
 
 
 @pytest.mark.parametrize(
@@ -164,11 +165,9 @@ def test_the_longest_word_of_a_model_with_positions_uses_all_of_them():
         ({"temperature": -0.1}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
         ({"top_k": 0}, "top_k"),
-        ({"batch_size": 0}, "batch_size"),
         ({"prompt": "aaaaaaaa"}, "longer than 7"),
         ({"prompt": "aa", "max_length": 1}, "longer than 1"),
         ({"prompt": "a.b"}, "ends a word"),
-        ({"rule": "2019"}, "rule"),
     ],
 )
 def test_impossible_options_are_an_error(options, message):
@@ -188,3 +187,29 @@ def test_words_are_sorted_as_makemore_does():
         ["bob"],
         ["new"],
     )
+
+
+@pytest.mark.parametrize("temperature", [0, 1, 1e-5])
+@pytest.mark.parametrize("damage", [np.nan, np.inf, 1e36])
+def test_nothing_is_drawn_from_what_is_no_number(temperature, damage):
+    model = make("bigram")
+    model.parameters()["logits.weight"][0, 2] = damage
+    if damage == 1e36 and temperature != 1e-5:
+        generate(model, VOCABULARY, TorchGenerator(0), 2, temperature=temperature)
+    else:
+        with (
+            pytest.raises(FloatingPointError, match="no word can be drawn"),
+            np.errstate(all="ignore"),
+        ):
+            generate(model, VOCABULARY, TorchGenerator(0), 2, temperature=temperature)
+
+
+def test_an_unknown_rule_is_an_error():
+    with pytest.raises(ValueError, match="rule"):
+        draw(make("gru"), VOCABULARY, chooser(TorchGenerator(0), rule="2019"), 1)
+
+
+def test_words_are_marked_in_their_order():
+    marked = mark_words(["anna", "new", "bob", "carl"], ["anna", "carl"], ["bob", "carl"])
+    marks = ["in train", "new", "in test", "in train"]
+    assert list(marked) == list(zip(["anna", "new", "bob", "carl"], marks, strict=True))
