@@ -94,6 +94,9 @@ def parser():
         metavar="NAME",
         help="only this one; may be given again",
     )
+    c.add_argument(
+        "--jobs", type=integer(1, 1024), default=1, metavar="N", help="processes (default: 1)"
+    )
 
     e = commands.add_parser(
         "exercise", help="derive the gradients yourself and be told which are right"
@@ -144,7 +147,7 @@ def check_exercise(args):
 def certify(args):
     from oracle.certify import certify
 
-    return 0 if certify(args.op, args.examples) else 1
+    return 0 if certify(args.op, args.examples, args.jobs) else 1
 
 
 def show_table(args):

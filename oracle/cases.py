@@ -1,9 +1,7 @@
 """The table: every operation of npnet with how to draw an example of it.
 
 An example is a flat dictionary of plain values, seed and sizes and options, from which `Case.draw`
-makes the arrays; so a printed example reproduces a failure. `prove(case, example)` puts it to the
-judge's property. The tests, `certify` and the registry of wrong backward passes all call it, the
-last with a backward of its own.
+makes the arrays; so a printed example reproduces a failure. `oracle.prove` puts it to the judge.
 """
 
 import functools
@@ -17,11 +15,7 @@ import torch
 from npnet import ops
 from npnet.random import TorchGenerator
 from oracle import ops as torch_ops
-from oracle.proof.compare import Mismatch, Result
-from oracle.proof.draw import COMMON, Draw, lay_out
-from oracle.proof.examine import Examination, Problem
-from oracle.proof.reference import Expected, Torch
-from oracle.proof.subject import Pair
+from oracle.proof.draw import COMMON, Draw
 
 # Mostly small, so that an example is quick; the large ones are for what goes wrong from some size
 # on. Where M is measured, hundreds of equal terms with errors in common would need more runs; there
@@ -87,72 +81,6 @@ class Case:
 
         drawn = {name: st.sampled_from(options) for name, options in self.all_choices.items()}
         return st.fixed_dictionaries({"seed": st.integers(0, 2**32 - 1), **drawn})
-
-
-def prove(
-    case: Case | str,
-    example: dict[str, Any],
-    forward: Callable | None = None,
-    backward: Callable | None = None,
-) -> list[Result]:
-    """The whole property of one operation on one example, in float64 and in float32; raises
-    `Mismatch` with a sentence.
-
-    Another `forward` or `backward` may take the place of npnet's. Returns the comparisons with the
-    oracle.
-    """
-    case = find(case) if isinstance(case, str) else case
-    results: list[Result] = []
-    for dtype in (np.float64, np.float32):
-        examination = examine(case, example, dtype, forward, backward)
-        for finding in examination.run():
-            at = ", ".join(f"{name} = {value!r}" for name, value in example.items())
-            line = f"python -c \"from oracle.cases import *; prove('{case.name}', {example})\""
-            sentence = f"{case.name} ({np.dtype(dtype)}): {finding.sentence}. [{at}]"
-            raise Mismatch(f"{sentence}\nReproduce: {line}", finding.result)
-        results += examination.results
-    return results
-
-
-def examine(
-    case: Case,
-    example: dict[str, Any],
-    dtype: Any,
-    forward: Callable | None = None,
-    backward: Callable | None = None,
-) -> Examination:
-    """The judge's property for one example in one dtype, ready to run."""
-    draws = Draw(example["seed"], example["values"], example["scale"])
-    chosen = {k: v for k, v in example.items() if k not in COMMON and k != "seed"}
-    arrays, options = case.draw(draws, **chosen)
-    layout = example["layout"]
-    inputs = {n: lay_out(a, layout, dtype, n in case.batched) for n, a in arrays.items()}
-    wide = {n: np.array(lay_out(a, "C", np.float64, False)) for n, a in inputs.items()}
-    wanted = [name for name, a in inputs.items() if a.dtype.kind == "f"]
-    reference = Torch(case.oracle, getattr(torch_ops, f"{case.name}_scale", None))
-    shapes = reference.shapes(wide, options)
-    dys = tuple(
-        lay_out(draws.rng.standard_normal(shape) * example["upstream"], layout, dtype, True)
-        for shape in shapes
-    )
-
-    def expect(dys: tuple) -> Expected:
-        return reference.expect(wide, tuple(dy.astype(np.float64) for dy in dys), options, wanted)
-
-    batch = (example["lead"] or (0,))[0]
-    how: dict[str, Any] = {"batched": case.batched, "batch": batch, "separable": case.separable}
-    problem = Problem(inputs, dys, options, np.dtype(dtype), draws.rng, strict=True, **how)
-    pair = Pair(forward or case.forward, backward or case.backward, list(inputs), wanted)
-    return Examination(pair, problem, wanted, tolerant=False).against(expect(dys), expect)
-
-
-def find(name: str) -> Case:
-    """The case of an operation, or of a model as `models.KIND`."""
-    if name.startswith("models."):
-        from oracle.model_cases import MODEL_CASES
-
-        return MODEL_CASES[name]
-    return CASES[name]
 
 
 # The table. A draw gives the inputs, in argument order, and the options.

@@ -8,10 +8,12 @@ from dataclasses import replace
 
 import pytest
 
+from oracle import certify as certifying
 from oracle.__main__ import main
 from oracle.cases import CASES
 from oracle.certify import certify
 from oracle.model_cases import MODEL_CASES
+from oracle.prove import ALL_CASES
 
 
 def test_every_operation_and_model_has_a_row(capsys):
@@ -32,7 +34,7 @@ def test_the_examples_are_fresh(capsys):
 def test_a_wrong_backward_is_a_failure_that_can_be_reproduced(monkeypatch, capsys):
     right = CASES["tanh"]
     monkeypatch.setitem(
-        CASES, "tanh", replace(right, backward=lambda dy, cache: dy * (1 - cache[0]))
+        ALL_CASES, "tanh", replace(right, backward=lambda dy, cache: dy * (1 - cache[0]))
     )
     assert main(["certify", "--op", "tanh", "--op", "relu", "--examples", "50"]) == 1
     out = capsys.readouterr().out
@@ -42,6 +44,14 @@ def test_a_wrong_backward_is_a_failure_that_can_be_reproduced(monkeypatch, capsy
         exec(line, {})
     monkeypatch.undo()
     exec(line, {})
+
+
+def test_two_processes_print_the_same_rows_and_say_what_is_left(capsys, monkeypatch):
+    monkeypatch.setattr(certifying, "PAUSE", 0)
+    assert certify(["tanh", "linear", "tanh"], 30, jobs=2)
+    out, err = capsys.readouterr()
+    assert [row.split()[:2] for row in out.splitlines()[1:]] == [["tanh", "30"], ["linear", "30"]]
+    assert err.splitlines()[0].startswith("25 of 60 examples, about ")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from npnet import ops
-from oracle import cases
+from oracle import prove
 from oracle.proof.autograd import Rounding, rounding_scale
 from oracle.proof.compare import Mismatch, assert_close, compare
 from oracle.table import row
@@ -158,13 +158,13 @@ def test_the_reproducing_line_reproduces(monkeypatch):
     def wrong(dy, cache):
         return ops.tanh_backward(dy, cache) * dy.dtype.type(1 + 1 / 2000)
 
-    case = cases.CASES["tanh"]
+    case = prove.ALL_CASES["tanh"]
     with pytest.raises(Mismatch) as caught:
-        cases.prove(case, case.example(np.random.default_rng(0)), backward=wrong)
+        prove.prove(case, case.example(np.random.default_rng(0)), backward=wrong)
     python, option, line = shlex.split(str(caught.value).split("Reproduce: ")[1])
     assert (python, option) == ("python", "-c")
     exec(line, {})
-    monkeypatch.setitem(cases.CASES, "tanh", dataclasses.replace(case, backward=wrong))
+    monkeypatch.setitem(prove.ALL_CASES, "tanh", dataclasses.replace(case, backward=wrong))
     with pytest.raises(Mismatch) as again:
         exec(line, {})
     assert str(again.value) == str(caught.value)

@@ -19,9 +19,9 @@ from npnet.models import BUILDERS, Config, build, builder
 from npnet.random import TorchGenerator
 from npnet.runs import PythonRandom
 from npnet.sample import generate
-from oracle.cases import prove
 from oracle.model_cases import MODEL_CASES, backward
 from oracle.proof.compare import Mismatch
+from oracle.prove import prove
 
 WINDOWED = [kind for kind, known in BUILDERS.items() if known.windowed]
 SEQUENCES = [kind for kind in BUILDERS if kind not in WINDOWED]

@@ -11,9 +11,10 @@ from hypothesis import given
 
 from npnet import ops
 from npnet.random import TorchGenerator
-from oracle.cases import CASES, EDGES, examine, prove
+from oracle.cases import CASES, EDGES
 from oracle.proof.autograd import rounding_scale
 from oracle.proof.compare import Mismatch, assert_close
+from oracle.prove import examine, prove
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -17,11 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from oracle.cases import CASES, EDGES, Case, prove
-from oracle.model_cases import MODEL_CASES
+from oracle.cases import EDGES, Case
 from oracle.proof.compare import Mismatch
+from oracle.prove import ALL_CASES, prove
 
-ALL_CASES = {**CASES, **MODEL_CASES}
 MODULES = [
     importlib.import_module(f"npnet.{name}")
     for name in (
