@@ -15,6 +15,7 @@ __version__ = "0.2.0"
 _HOME = {
     "checkpoint": ["Checkpoint", "load", "save"],
     "data": ["Vocabulary", "build_dataset", "build_sequences", "read_words", "split"],
+    "makemore": ["from_makemore", "to_makemore"],
     "models": ["Config", "Model", "build"],
     "optim": ["SGD", "AdamW"],
     "random": ["TorchGenerator"],

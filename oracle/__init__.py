@@ -2,7 +2,6 @@
 
     check_backward, judge           hold a backward against a reference, over many examples
     layer, ...                      the styles they know beside plain functions
-    from_makemore, to_makemore      weights between makemore.py's models and npnet's
 
 The names are imported when they are first used: the judge needs NumPy and hypothesis alone, the
 rest of this package PyTorch.
@@ -14,7 +13,6 @@ _HOME = {
     "oracle.proof.check": ["check_backward", "judge"],
     "oracle.proof.compare": ["Mismatch"],
     "oracle.proof.report": ["Report", "Verdict"],
-    "oracle.makemore": ["from_makemore", "to_makemore"],
 }
 __all__ = sorted(name for names in _HOME.values() for name in names)
 

@@ -68,6 +68,26 @@ def test_the_reference_does_not_import_npnet():
     assert "npnet" not in found
 
 
+def test_the_judge_imports_numpy_and_hypothesis():
+    """Torch and JAX only where a reference or a style asks for them: `autograd` is torch's."""
+    names = [name for name in judges_modules(ROOT) if name != "oracle.proof.autograd"]
+    found = brought_in(ROOT, *names)
+    assert {"numpy", "hypothesis", "oracle"} <= found
+    assert not found & {"npnet", "torch", "jax"}
+
+
+def judges_modules(root: Path) -> list[str]:
+    return [
+        f"oracle.proof.{path.stem}" for path in sorted((root / "oracle" / "proof").glob("*.py"))
+    ]
+
+
+@pytest.mark.parametrize("forbidden", ["torch", "npnet"])
+def test_the_third_guard_can_fail(tmp_path, forbidden):
+    root = planted(tmp_path, "oracle", "proof/draw.py", f"import {forbidden}")
+    assert forbidden in brought_in(root, "oracle.proof.check")
+
+
 @pytest.mark.parametrize("forbidden", ["torch", "oracle"])
 def test_the_first_guard_can_fail(tmp_path, forbidden):
     root = planted(tmp_path, "npnet", "ops/linear.py", f"import {forbidden}")

@@ -9,12 +9,13 @@ import random
 import re
 from dataclasses import replace
 from itertools import islice, pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from makemore_models import MAKEMORE
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 from npnet.data import DataError, Vocabulary, read_words
@@ -252,128 +253,11 @@ def test_part5_in_full(words, capsys):
 # ---- makemore.py
 
 
-class Bigram(nn.Module):
-    def __init__(self, V, T):
-        super().__init__()
-        self.table = nn.Parameter(torch.zeros((V, V)))
-
-    def forward(self, x):
-        return self.table[x]
-
-
-class MLP(nn.Module):
-    def __init__(self, V, T):
-        super().__init__()
-        self.blank = V
-        self.wte = nn.Embedding(V + 1, 64)
-        self.mlp = nn.Sequential(nn.Linear(T * 64, 64), nn.Tanh(), nn.Linear(64, V))
-
-    def forward(self, x):
-        T, parts = x.shape[1], []
-        for _ in range(T):
-            parts.append(self.wte(x))
-            x = torch.roll(x, 1, 1)
-            x[:, 0] = self.blank
-        return self.mlp(torch.cat(parts, -1))
-
-
-class BoW(nn.Module):
-    def __init__(self, V, T):
-        super().__init__()
-        self.wte, self.wpe = nn.Embedding(V, 64), nn.Embedding(T, 64)
-        self.up, self.down = nn.Linear(64, 64), nn.Linear(64, 64)
-        self.head = nn.Linear(64, V)
-
-    def forward(self, x):
-        T = x.shape[1]
-        x = self.wte(x) + self.wpe.weight
-        average = torch.softmax(
-            torch.zeros(T, T).masked_fill(torch.tril(torch.ones(T, T)) == 0, -math.inf), -1
-        )
-        x = x + average @ x
-        return self.head(x + self.down(torch.tanh(self.up(x))))
-
-
-class Recurrent(nn.Module):
-    def __init__(self, V, T):
-        super().__init__()
-        self.start = nn.Parameter(torch.zeros(1, 64))
-        self.wte = nn.Embedding(V, 64)
-        self.gates = nn.ModuleList(nn.Linear(128, 64) for _ in range(self.n_gates))
-        self.head = nn.Linear(64, V)
-
-    def forward(self, x):
-        h, out = self.start.expand(len(x), -1), []
-        for xt in self.wte(x).unbind(1):
-            h = self.cell(xt, h)
-            out.append(h)
-        return self.head(torch.stack(out, 1))
-
-
-class RNN(Recurrent):
-    n_gates = 1
-
-    def cell(self, x, h):
-        return torch.tanh(self.gates[0](torch.cat([x, h], 1)))
-
-
-class GRU(Recurrent):
-    n_gates = 3
-
-    def cell(self, x, h):
-        update, reset, candidate = self.gates
-        xh = torch.cat([x, h], 1)
-        r = torch.sigmoid(reset(xh))
-        c = torch.tanh(candidate(torch.cat([x, r * h], 1)))
-        z = torch.sigmoid(update(xh))
-        return (1 - z) * h + z * c
-
-
-class Block(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.norm1, self.qkv, self.projection = (
-            nn.LayerNorm(64),
-            nn.Linear(64, 192),
-            nn.Linear(64, 64),
-        )
-        self.norm2, self.up, self.down = nn.LayerNorm(64), nn.Linear(64, 256), nn.Linear(256, 64)
-
-    def forward(self, x):
-        B, T, C = x.shape
-        q, k, v = (
-            a.view(B, T, 4, 16).transpose(1, 2) for a in self.qkv(self.norm1(x)).split(C, dim=2)
-        )
-        scores = (q @ k.transpose(-2, -1)) * (1.0 / math.sqrt(16))
-        scores = scores.masked_fill(torch.tril(torch.ones(T, T)) == 0, -math.inf)
-        y = (torch.softmax(scores, -1) @ v).transpose(1, 2).reshape(B, T, C)
-        x = x + self.projection(y)
-        u = self.up(self.norm2(x))
-        gelu = (
-            0.5
-            * u
-            * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (u + 0.044715 * torch.pow(u, 3.0))))
-        )
-        return x + self.down(gelu)
-
-
-class Transformer(nn.Module):
-    def __init__(self, V, T):
-        super().__init__()
-        self.wte, self.wpe = nn.Embedding(V, 64), nn.Embedding(T, 64)
-        self.blocks = nn.Sequential(*(Block() for _ in range(4)))
-        self.norm, self.head = nn.LayerNorm(64), nn.Linear(64, V, bias=False)
-
-    def forward(self, x):
-        x = self.wte(x) + self.wpe.weight[: x.shape[1]]
-        return self.head(self.norm(self.blocks(x)))
-
-
 class MakemoreInTorch:
     """makemore.py's run with torch's own data loaders, everything drawn from torch's global
     generator."""
 
-    def __init__(self, model_class, words, seed):
+    def __init__(self, kind, words, seed):
         torch.manual_seed(seed)
         characters = sorted(set("".join(words)))
         self.stoi = {c: i + 1 for i, c in enumerate(characters)}
@@ -383,7 +267,9 @@ class MakemoreInTorch:
         order = torch.randperm(len(words)).tolist()
         self.train = self._dataset([words[i] for i in order[:-n_test]])
         self.test = self._dataset([words[i] for i in order[-n_test:]])
-        self.model = model_class(len(characters) + 1, self.T)
+        sizes = {"n_layer": 4, "n_head": 4, "n_embd": 64, "n_embd2": 64}
+        sizes |= {"vocab_size": len(characters) + 1, "block_size": self.T}
+        self.model = MAKEMORE[kind](SimpleNamespace(**sizes))
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=5e-4, weight_decay=0.01, betas=(0.9, 0.99), eps=1e-8
         )
@@ -426,20 +312,10 @@ class MakemoreInTorch:
         return [row.partition(".")[0] for row in rows]
 
 
-MAKEMORE = {
-    "bigram": Bigram,
-    "mlp": MLP,
-    "bow": BoW,
-    "rnn": RNN,
-    "gru": GRU,
-    "transformer": Transformer,
-}
-
-
 @pytest.mark.parametrize("seed", [3407, 7])
 @pytest.mark.parametrize("kind", MAKEMORE)
 def test_makemore_begins_as_torch_does(kind, seed, words):
-    theirs = MakemoreInTorch(MAKEMORE[kind], words, seed)
+    theirs = MakemoreInTorch(kind, words, seed)
     expected = [theirs.step() for _ in range(20)]
     run, losses = steps_of(f"makemore-{kind}", words, 20, seed=seed)
     assert np.abs(np.subtract(losses, expected)).max() < 1e-4
@@ -460,7 +336,7 @@ def test_the_facts_of_makemores_default_run(words):
 
 @pytest.mark.slow
 def test_makemore_evaluates_as_torch_does(words, capsys):
-    theirs = MakemoreInTorch(Transformer, words, 1234)
+    theirs = MakemoreInTorch("transformer", words, 1234)
     expected = {}
     for step in range(501):
         expected[step] = theirs.step()
@@ -482,13 +358,13 @@ def test_makemore_evaluates_as_torch_does(words, capsys):
 
 
 def test_makemore_samples_as_torch_does(words, capsys):
-    theirs = MakemoreInTorch(Transformer, words, 5)
+    theirs = MakemoreInTorch("transformer", words, 5)
     run, _ = steps_of("makemore-transformer", words, 0, seed=5)
     # The loop draws its loader's two seeds before anything is sampled.
     theirs.step()
     parameters = theirs.model.parameters
     for p, q in zip(
-        parameters(), MakemoreInTorch(Transformer, words, 5).model.parameters(), strict=True
+        parameters(), MakemoreInTorch("transformer", words, 5).model.parameters(), strict=True
     ):
         p.data.copy_(q)
     torch.manual_seed(99)

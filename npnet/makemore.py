@@ -1,17 +1,19 @@
 """Weights between makemore.py's torch models and npnet's, both ways.
 
     model = from_makemore(torch.load("out/model.pt"), "transformer")
-    state_dict = to_makemore(model)
+    state_dict = {name: torch.from_numpy(a) for name, a in to_makemore(model).items()}
+
+torch is the caller's: here a weight is whatever NumPy can read, a tensor on the CPU among it.
 
 The names of makemore's entries stand beside npnet's in `_names`. Both ways go through one
 dictionary of views of npnet's parameters, in makemore's names and layouts: torch's Linear holds
 (fan_out, fan_in), makemore's GRU three of them, its initial state (1, H).
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 
 from npnet.checkpoint import fill
 from npnet.layers import Linear
@@ -29,7 +31,9 @@ KINDS = {
 }
 
 
-def from_makemore(state_dict, type, *, n_head=4, block_size=16) -> Model:
+def from_makemore(
+    state_dict: Mapping[str, Any], type: str, *, n_head: int = 4, block_size: int = 16
+) -> Model:
     """The npnet Model with the weights of makemore.py's model of that `--type`; its sizes come from
     the shapes.
 
@@ -57,13 +61,13 @@ def from_makemore(state_dict, type, *, n_head=4, block_size=16) -> Model:
     return model
 
 
-def to_makemore(model) -> dict[str, torch.Tensor]:
-    """A state_dict for makemore.py's model of the same type, complete for load_state_dict: the
-    masks are in it."""
+def to_makemore(model: Model) -> dict[str, np.ndarray]:
+    """The entries of a state_dict for makemore.py's model of the same type, complete for
+    load_state_dict: the masks are in it. Fresh C-contiguous arrays."""
     if model.kind not in KINDS.values():
         raise ValueError(f"makemore has no {model.kind}; it has {', '.join(KINDS.values())}")
     arrays = _views(model) | _masks(model)
-    return {name: torch.from_numpy(np.array(array, order="C")) for name, array in arrays.items()}
+    return {name: np.array(array, order="C") for name, array in arrays.items()}
 
 
 def _names(config, kind):
@@ -135,8 +139,8 @@ def _masks(model):
 
 def _array(name, value):
     try:
-        tensor = torch.as_tensor(value).detach().cpu()
-        return (tensor if tensor.dtype == torch.float64 else tensor.float()).numpy()
+        array = np.asarray(value.detach() if hasattr(value, "detach") else value)
+        return array.astype(np.float64 if array.dtype == np.float64 else np.float32)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"makemore's {name} is not an array of numbers: {error}") from error
 

@@ -1,7 +1,7 @@
 """Which habit of testing a gradient catches which mistake: prints the table of docs/proof.md, in
 Markdown.
 
-    python docs/habits.py [EXAMPLES]
+    python -m benchmarks.habits [EXAMPLES]
 
 Every wrong backward pass of tests/wrong_backwards.py is put to every habit, on the same number of
 random examples. The first columns change one thing each against a comparison that has none of these
@@ -21,11 +21,12 @@ import torch
 
 from npnet.models import build
 from npnet.random import TorchGenerator
-from oracle import ops as reference
+from oracle import ops as torch_ops
 from oracle.cases import Case
-from oracle.proof.autograd import rounding_scale
 from oracle.proof.compare import compare
-from oracle.proof.draw import COMMON, Draw
+from oracle.proof.draw import COMMON, Arrays, Draw
+from oracle.proof.reference import Torch
+from oracle.prove import ALL_CASES
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 registry = importlib.import_module("wrong_backwards")
@@ -72,7 +73,7 @@ HABITS = (
 
 
 @dataclass
-class Trial:
+class Drawn:
     """Inputs and a cotangent, and what torch says of them."""
 
     inputs: list[np.ndarray]
@@ -83,7 +84,7 @@ class Trial:
     terms: int
 
 
-def prepare(case: Case, habit: Habit, rng: np.random.Generator) -> Trial:
+def prepare(case: Case, habit: Habit, rng: np.random.Generator) -> Drawn:
     """A random example as the habit draws it; of unit scale where a tolerance is fixed, or no
     tolerance would do."""
     example = case.example(rng)
@@ -100,30 +101,30 @@ def prepare(case: Case, habit: Habit, rng: np.random.Generator) -> Trial:
     dtype = np.float32 if habit.single else np.float64
     inputs = {name: a.astype(dtype) if a.dtype.kind == "f" else a for name, a in inputs.items()}
 
-    def values_and_gradients(*tensors: torch.Tensor) -> list[torch.Tensor]:
-        *arguments, upstream = tensors
-        leaves = [t.requires_grad_() for t in arguments if t.is_floating_point()]
-        y = case.oracle(*arguments, **options)
-        return [y, *torch.autograd.grad(y, leaves, upstream)]
-
-    y = case.oracle(*(torch.from_numpy(np.array(a)) for a in inputs.values()), **options)
-    dy = draws.rng.standard_normal(tuple(y.shape)) * example["upstream"]
-    dy = np.ones(tuple(y.shape), dtype) if habit.ones else np.asarray(dy, dtype)
-    if habit.tolerance is None:
-        formula = getattr(reference, f"{case.name}_scale", None)
-        expected, scales = rounding_scale(
-            values_and_gradients, [*inputs.values(), dy], runs=0 if formula else 8
-        )
-        if formula:
-            tensors = [torch.from_numpy(np.array(a)) for a in inputs.values()]
-            scales = [m.numpy() for m in formula(torch.as_tensor(dy), *tensors, **options)]
+    wanted = [name for name, a in inputs.items() if a.dtype.kind == "f"]
+    reference = Torch(case.oracle, getattr(torch_ops, f"{case.name}_scale", None))
+    (shape,) = reference.shapes(inputs, options)
+    dy = draws.rng.standard_normal(shape) * example["upstream"]
+    dy = np.ones(shape, dtype) if habit.ones else np.asarray(dy, dtype)
+    if habit.single:
+        expected, scales = in_float32(case, inputs, options, dy), []
     else:
-        tensors = [torch.from_numpy(np.array(a)) for a in (*inputs.values(), dy)]
-        expected = [v.detach().numpy() for v in values_and_gradients(*tensors)]
-        scales = []
-    return Trial(
+        right = reference.expect(inputs, (dy,), options, wanted)
+        expected = [*(right.outputs or ()), *right.gradients.values()]
+        outputs, gradients = right.scale() if right.scale and habit.tolerance is None else ([], {})
+        scales = [*outputs, *gradients.values()]
+    return Drawn(
         list(inputs.values()), options, dy, expected, scales, max(a.size for a in inputs.values())
     )
+
+
+def in_float32(case: Case, inputs: Arrays, options: dict[str, Any], dy: np.ndarray) -> list:
+    """y and the gradients as torch has them in float32."""
+    tensors = [torch.from_numpy(np.array(a)) for a in inputs.values()]
+    leaves = [t.requires_grad_() for t in tensors if t.is_floating_point()]
+    y = case.oracle(*tensors, **options)
+    found = [y, *torch.autograd.grad(y, leaves, torch.from_numpy(dy))]
+    return [value.detach().numpy() for value in found]
 
 
 def first_values(
@@ -139,37 +140,37 @@ def first_values(
     }
 
 
-def found(case: Case, trial: Trial) -> list[Any]:
+def found(case: Case, one: Drawn) -> list[Any]:
     """y and the gradients as npnet has them, from arrays of its own."""
     with np.errstate(all="ignore"):
-        y, cache = case.forward(*(a.copy() for a in trial.inputs), **trial.options)
-        gradients = case.backward(trial.dy.copy(), cache)
+        y, cache = case.forward(*(a.copy() for a in one.inputs), **one.options)
+        gradients = case.backward(one.dy.copy(), cache)
     return [y, *(gradients if isinstance(gradients, tuple) else (gradients,))]
 
 
-def accepts(habit: Habit, tolerance: float, case: Case, trial: Trial) -> bool:
+def accepts(habit: Habit, tolerance: float, case: Case, one: Drawn) -> bool:
     try:
-        got = found(case, trial)
+        got = found(case, one)
         if habit.tolerance is not None:
             rtol = max(tolerance, 1e-5)
             return all(
                 np.allclose(g, e, rtol=rtol, atol=tolerance)
-                for g, e in zip(got, trial.expected, strict=True)
+                for g, e in zip(got, one.expected, strict=True)
             )
-        upstream = float(np.abs(trial.dy).max())
-        triples = zip(got, trial.expected, trial.scales, strict=True)
+        upstream = float(np.abs(one.dy).max())
+        triples = zip(got, one.expected, one.scales, strict=True)
         # An M that is measured at a library's first values is now and then a few times too small.
-        results = [compare(g, e, 4 * m, trial.terms, upstream=upstream) for g, e, m in triples]
+        results = [compare(g, e, 4 * m, one.terms, upstream=upstream) for g, e, m in triples]
         return all(result.ok for result in results)
     except Exception:  # a wrong pass may raise anything
         return False
 
 
-def chosen_tolerance(habit: Habit, trials: dict[str, list[Trial]]) -> float:
+def chosen_tolerance(habit: Habit, drawn: dict[str, list[Drawn]]) -> float:
     """The habit's own, or the smallest power of ten with which every correct pass is accepted."""
-    pairs = [(registry.ALL_CASES[name], trial) for name, some in trials.items() for trial in some]
+    pairs = [(ALL_CASES[name], one) for name, some in drawn.items() for one in some]
     for tolerance in [habit.tolerance or 0.0] if habit.tolerance != 0 else 10.0 ** np.arange(-8, 3):
-        if all(accepts(habit, tolerance, case, trial) for case, trial in pairs):
+        if all(accepts(habit, tolerance, case, one) for case, one in pairs):
             return tolerance
     raise SystemExit(f"{habit.name}: correct passes are rejected")
 
@@ -178,20 +179,18 @@ def main(examples: int) -> None:
     torch.set_num_threads(1)
     caught: dict[str, collections.Counter] = {}
     for habit in HABITS:
-        trials = {}
-        for name, case in registry.ALL_CASES.items():
+        drawn = {}
+        for name, case in ALL_CASES.items():
             rng = np.random.default_rng(0)
-            trials[name] = [prepare(case, habit, rng) for _ in range(examples)]
-        tolerance = chosen_tolerance(habit, trials)
+            drawn[name] = [prepare(case, habit, rng) for _ in range(examples)]
+        tolerance = chosen_tolerance(habit, drawn)
         chosen = "" if habit.tolerance is None else f"a tolerance of {tolerance:g}"
         print(f"{habit.name}: {chosen}", file=sys.stderr, flush=True)
         caught[habit.name] = collections.Counter()
         for wrong in registry.WRONG:
-            case = registry.ALL_CASES[wrong.case]
+            case = ALL_CASES[wrong.case]
             with registry.planted(wrong):
-                accepted = all(
-                    accepts(habit, tolerance, case, trial) for trial in trials[wrong.case]
-                )
+                accepted = all(accepts(habit, tolerance, case, one) for one in drawn[wrong.case])
             caught[habit.name][wrong.kind] += not accepted
     rejected = (wrong for wrong in registry.WRONG if registry.rejection(wrong, examples)[0])
     caught["the whole property"] = collections.Counter(wrong.kind for wrong in rejected)
