@@ -48,7 +48,7 @@ def _run(argv, console):
             with np.errstate(all="ignore"):
                 return args.command(args, console)
         finally:
-            console.progress.close()
+            console.close()
     except Interrupted as error:
         print(f"npnet: {error}", file=sys.stderr)
         return 128 + error.number

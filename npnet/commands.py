@@ -49,7 +49,8 @@ def train(args, console):
         console.stage("preparing")
         run = preset.prepare(words)
         run.stage = lambda what: console.stage(what).advance
-        start = folder.begin(run, words, source, saved) if folder else 0
+        with console.deferred():
+            start = folder.begin(run, words, source, saved) if folder else 0
         _announce(run, words, source, start, console)
         try:
             _carry_out(run, start, folder, args.save_every, console)
@@ -63,49 +64,60 @@ def train(args, console):
 def _carry_out(run, start, folder, save_every, console):
     """Train from step `start` to the end. Everything is saved before it is printed."""
     losses = Losses()
-    endless = run.preset.last >= ENDLESS
     with console.deferred():
-        stage = console.stage(
-            "step", None if endless else run.preset.last, start, "steps", losses.text
-        )
-        before = time.perf_counter()
-        step = start - 1
-        for step, loss in run.steps(start):
-            now = time.perf_counter()
-            losses.add(float(loss))
-            stage.advance(step + 1)
-            run.report(step, loss, now - before)
-            if folder:
-                folder.record(run, step, loss)
-                if run.improved:
-                    path = folder.keep(run, step + 1)
-                    print(f"test loss {run.best} is the best so far, saving model to {path}")
-                if not console.signal:
-                    _say_failure(folder.save_now_and_then(run, step + 1, save_every))
-            if console.signal or (endless and console.stdout.error):
-                break
-            before = time.perf_counter()
+        done = _steps(run, start, folder, save_every, console, losses)
         if folder:
-            folder.save(run, step + 1)
+            folder.save(run, done)
         if console.signal:
-            console.interrupt(f"interrupted after {step + 1:,} steps")
+            console.interrupt(f"interrupted after {done:,} steps")
         run.settle()
         if folder and run.best is None:
-            path = folder.keep(run, step + 1)
-            print(f"npnet: saved to {path}", file=sys.stderr)
+            print(f"npnet: saved to {folder.keep(run, done)}", file=sys.stderr)
     run.evaluation = {}
     run.finish()
     if folder and run.evaluation:
-        folder.record(run, step + 1)
+        folder.record(run, done)
         folder.history.write()
     if losses.exploded(len(run.vocabulary)):
-        print(
-            f"npnet: the loss rose from {losses.first:.4g} to {losses.mean:.4g}; "
-            "try a lower --learning-rate",
-            file=sys.stderr,
-        )
+        print(f"npnet: {losses.story()}; try a lower --learning-rate", file=sys.stderr)
     elif run.preset.name == "notebook" and not console.progress.quiet:
         print(_next_steps(run, folder), file=sys.stderr)
+
+
+def _steps(run, start, folder, save_every, console, losses):
+    """The steps from `start` to the last, or to a signal -> how many steps the run has done."""
+    done, last = start, run.preset.last
+    endless = last >= ENDLESS
+    stage = console.stage("step", None if endless else last, start, "steps", losses.text)
+    before = time.perf_counter()
+    for step, loss in run.steps(start):
+        done, now = step + 1, time.perf_counter()
+        losses.add(float(loss))
+        stage.advance(done)
+        best = run.best
+        run.report(step, loss, now - before)
+        if folder:
+            folder.record(run, step, loss)
+            if run.improved:
+                run.best = _keep_best(run, done, folder, best)
+            if not console.signal:
+                _warn(folder.save_now_and_then(run, done, save_every))
+        if console.signal or (endless and console.stdout.error):
+            break
+        before = time.perf_counter()
+    return done
+
+
+def _keep_best(run, done, folder, before):
+    """Keep the best model so far -> its test loss, or that of the best `before` where this one
+    could not be kept."""
+    try:
+        path = folder.keep(run, done)
+    except OSError as error:
+        _warn(error)
+        return before
+    print(f"test loss {run.best} is the best so far, saving model to {path}", flush=True)
+    return run.best
 
 
 def _next_steps(run, folder):
@@ -134,6 +146,9 @@ class Losses:
 
     def text(self):
         return f"loss {self.mean:.4f}"
+
+    def story(self):
+        return f"the loss rose from {self.first:.4g} to {self.mean:.4g}"
 
     def exploded(self, V):
         """Whether the model has become much worse than it was and than guessing among V."""
@@ -242,7 +257,7 @@ def _rates(run, start):
     return f", learning rate {text}"
 
 
-def _say_failure(error):
+def _warn(error):
     if error:
         print(
             f"npnet: warning: {error.filename}: {error.strerror}; the run goes on, "

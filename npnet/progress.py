@@ -15,6 +15,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from typing import Any, TextIO
 
 PATIENCE = 2.0  # seconds that a command may take without a word
 FORCE = 1.0  # seconds after which a second signal no longer waits for a safe place to stop
@@ -23,7 +25,7 @@ FORCE = 1.0  # seconds after which a second signal no longer waits for a safe pl
 class Interrupted(BaseException):
     """A signal ended the command; str() says what it left behind."""
 
-    def __init__(self, number, message="interrupted"):
+    def __init__(self, number: int, message: str = "interrupted"):
         super().__init__(message)
         self.number = number
 
@@ -32,16 +34,23 @@ class Stage:
     """Something that takes its time: what, how far it is, and a detail as a function that gives a
     text. total None: it ends with Ctrl-C; 0: nobody knows when."""
 
-    def __init__(self, what, total=0, start=0, unit="", detail=None):
+    def __init__(
+        self,
+        what: str,
+        total: int | None = 0,
+        start: int = 0,
+        unit: str = "",
+        detail: Callable[[], str] | None = None,
+    ):
         self.what, self.total, self.start, self.done = what, total, start, start
         self.unit, self.detail, self.began = unit, detail, time.perf_counter()
 
-    def advance(self, done, total=None):
+    def advance(self, done: int, total: int | None = None) -> None:
         self.done = done
         if total is not None:
             self.total = total
 
-    def line(self, now):
+    def line(self, now: float) -> str:
         """The progress line at the time `now`, in the seconds of time.perf_counter."""
         parts = [self.what]
         if self.total:
@@ -60,27 +69,28 @@ class Stage:
         return "  ".join(parts)
 
 
-def _duration(seconds):
-    minutes, seconds = divmod(round(seconds), 60)
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return (
-        f"{hours} h {minutes} min" if hours else f"{minutes} min" * (minutes > 0) or f"{seconds} s"
-    )
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{rest} s"
 
 
 class Progress:
     """Draws the current stage on a stream. tqdm does it where it is installed and the stream is a
     terminal."""
 
-    def __init__(self, stream, quiet=False):
+    def __init__(self, stream: "TextIO | Output", quiet: bool = False):
         self.stream, self.quiet = stream, quiet
         self.terminal = stream.isatty()
-        self.current = None
+        self.current: Stage | None = None
         self.mid_line = False  # stdout is in the middle of a line
-        self._drawn, self._bar, self._thread = False, None, None
+        self._drawn = False
+        self._bar: Any = None  # tqdm's
+        self._thread: threading.Thread | None = None
         self._lock, self._closed = threading.Lock(), threading.Event()
 
-    def stage(self, *args, **options):
+    def stage(self, *args: Any, **options: Any) -> Stage:
+        """What the command is at from now on: a Stage, made of these arguments."""
         self._end_stage()
         self.current = Stage(*args, **options)
         if self._thread is None and not self.quiet:
@@ -88,7 +98,7 @@ class Progress:
             self._thread.start()
         return self.current
 
-    def _tick(self):
+    def _tick(self) -> None:
         pause = 0.1 if self.terminal else PATIENCE
         while not self._closed.wait(pause):
             with self._lock:
@@ -98,7 +108,7 @@ class Progress:
             if not self.terminal:
                 pause = min(60.0, pause * 1.2)
 
-    def _draw(self, stage):
+    def _draw(self, stage: Stage) -> None:
         if not self.terminal:
             self.stream.write(stage.line(time.perf_counter()) + "\n")
             self.stream.flush()
@@ -110,7 +120,7 @@ class Progress:
         self.stream.write(f"\r{line}\x1b[K")
         self.stream.flush()
 
-    def _tqdm(self, stage):
+    def _tqdm(self, stage: Stage) -> bool:
         try:
             from tqdm import tqdm
         except ImportError:
@@ -131,13 +141,13 @@ class Progress:
         return True
 
     @contextlib.contextmanager
-    def erased(self):
+    def erased(self) -> Iterator[None]:
         """Nothing is drawn while the block writes to the same terminal."""
         with self._lock:
             self._erase()
             yield
 
-    def _erase(self):
+    def _erase(self) -> None:
         if self._drawn:
             if self._bar is not None:
                 self._bar.clear()
@@ -146,7 +156,7 @@ class Progress:
                 self.stream.flush()
             self._drawn = False
 
-    def _end_stage(self):
+    def _end_stage(self) -> None:
         with self._lock:
             stage, self.current = self.current, None
             self._erase()
@@ -157,7 +167,7 @@ class Progress:
         if stage and not self.terminal and not self.quiet and now - stage.began > PATIENCE:
             self._draw(stage)
 
-    def close(self):
+    def close(self) -> None:
         self._end_stage()
         self._closed.set()
 
@@ -169,11 +179,17 @@ class Output:
     nothing to keep.
     """
 
-    def __init__(self, stream, name, progress=None, survives=False):
+    def __init__(
+        self,
+        stream: "TextIO | Output",
+        name: str,
+        progress: Progress | None = None,
+        survives: bool = False,
+    ):
         self.stream, self.name, self.progress, self.survives = stream, name, progress, survives
-        self.error = None
+        self.error: OSError | None = None
 
-    def write(self, text):
+    def write(self, text: str) -> int:
         with self._careful():
             if self.progress is None or not self.progress.terminal or not self.stream.isatty():
                 self.stream.write(text)
@@ -183,12 +199,12 @@ class Output:
                     self.progress.mid_line = not text.endswith("\n")
         return len(text)
 
-    def flush(self):
+    def flush(self) -> None:
         with self._careful():
             self.stream.flush()
 
     @contextlib.contextmanager
-    def _careful(self):
+    def _careful(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -200,7 +216,7 @@ class Output:
             if not self.survives:
                 raise
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
 
 
@@ -208,26 +224,27 @@ class Console:
     """Signals and standard streams of one command, given back as they were.
 
     SIGINT, SIGTERM and SIGHUP raise Interrupted; inside `with console.deferred():` the first one is
-    only noted in `signal`, and raised at the end of the block. A second one that comes more than
-    a second later does not wait. A signal that is ignored (nohup) stays ignored.
+    only noted in `signal`, and raised at the end of the block. Further ones change nothing, unless
+    they come more than a second later: then nothing is waited for. A signal that is ignored (nohup)
+    stays ignored.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.signal = 0
-        self._since = 0.0
-        self._deferred, self._raised = 0, False
-        self._previous = {}
+        self._since = 0.0  # when the last signal was noted or raised that counted
+        self._deferred, self._closed = 0, False
+        self._previous: dict[int, Any] = {}
 
-    def __enter__(self):
+    def __enter__(self) -> "Console":
         self._streams = sys.stdout, sys.stderr
         stdout, stderr = (
             stream or open(os.devnull, "w")  # noqa: SIM115
             for stream in self._streams
         )
-        stderr = Output(stderr, "standard error", survives=True)
-        self.progress = Progress(stderr)
-        sys.stderr = Output(stderr, "standard error", self.progress)
-        self.stdout = sys.stdout = Output(stdout, "standard output", self.progress)
+        raw = Output(stderr, "standard error", survives=True)
+        self.progress = Progress(raw)
+        self.stdout = Output(stdout, "standard output", self.progress)
+        sys.stdout, sys.stderr = self.stdout, Output(raw, "standard error", self.progress)
         self.stage = self.progress.stage
         if threading.current_thread() is threading.main_thread():
             for name in ("SIGINT", "SIGTERM", "SIGHUP"):
@@ -236,28 +253,33 @@ class Console:
                     self._previous[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(self, *error):
-        self._raised = True
-        self.progress.close()
+    def __exit__(self, *error: object) -> None:
+        self.close()
         sys.stdout, sys.stderr = self._streams
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _note(self, number, frame):
-        now = time.monotonic()
-        if not self.signal:
-            self.signal, self._since = number, now
-        if not self._deferred or now - self._since > FORCE:
+    def close(self) -> None:
+        """The command has ended: no progress is drawn, and no signal raised, any more."""
+        self._closed = True
+        self.progress.close()
+
+    def _note(self, number: int, frame: object) -> None:
+        again = self.signal != 0
+        late = time.monotonic() - self._since > FORCE
+        self.signal = self.signal or number
+        if not again:
+            self._since = time.monotonic()
+        if (late if again else not self._deferred) and not self._closed:
             self.interrupt()
 
-    def interrupt(self, message="interrupted"):
-        """End the command for the signal that was noted; further ones change nothing."""
-        if not self._raised:
-            self._raised = True
-            raise Interrupted(self.signal, message)
+    def interrupt(self, message: str = "interrupted") -> None:
+        """End the command for the signal that was noted."""
+        self._since = time.monotonic()
+        raise Interrupted(self.signal, message)
 
     @contextlib.contextmanager
-    def deferred(self):
+    def deferred(self) -> Iterator[None]:
         """Signals wait for the end of this block."""
         self._deferred += 1
         try:

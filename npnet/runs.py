@@ -19,6 +19,8 @@ from npnet.optim import SGD, AdamW, constant, linear_decay, step_decay
 from npnet.random import TorchGenerator
 from npnet.sample import chooser, draw, draw_in_turn, mark_words, sort_by_novelty
 
+LOOK = 50_000
+
 
 class Run:
     """`generators` and the optimiser's state, with the model, are all that a resumed run needs.
@@ -112,8 +114,8 @@ class LectureRun(Run):
 
 
 class NotebookRun(LectureRun):
-    """The lecture's run, looked at ten times along the way. That changes nothing in it, but for the
-    statistics of its BatchNorm, which training does not read."""
+    """The lecture's run, looked at ten times along the way, by LOOK examples at most. That changes
+    nothing in it, but for the statistics of its BatchNorm, which training does not read."""
 
     def __init__(self, preset, words):
         super().__init__(preset, words)
@@ -124,8 +126,9 @@ class NotebookRun(LectureRun):
         self.evaluation = {}
         done = step + 1
         if done % max(1, self.preset.steps // 10) == 0 and done < self.preset.last:
-            train.calibrate(self.model, self.data["train"][0])
-            val = self.evaluation["val"] = train.evaluate(self.model, *self.data["val"])
+            train.calibrate(self.model, self.data["train"][0][:LOOK])
+            x, y = self.data["val"]
+            val = self.evaluation["val"] = train.evaluate(self.model, x[:LOOK], y[:LOOK])
             _require_finite("validation", val)
             self.lowest = min(self.lowest, (done, val), key=lambda found: found[1])
             words = ", ".join(

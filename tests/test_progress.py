@@ -140,17 +140,23 @@ def test_a_signal_is_noted_until_it_may_be_raised():
             signal.raise_signal(signal.SIGINT)
             assert console.signal == signal.SIGTERM
         assert found.value.number == signal.SIGTERM
-        signal.raise_signal(signal.SIGTERM)  # what has been raised is not raised again
+        signal.raise_signal(signal.SIGTERM)  # what has just been raised is not raised again
+        console.close()
+        console._since -= 5
+        signal.raise_signal(signal.SIGTERM)  # nor is anything after the end
     with Console() as console, pytest.raises(Interrupted, match="interrupted"):
         signal.raise_signal(signal.SIGHUP)
 
 
 def test_a_second_signal_a_second_later_does_not_wait():
-    with Console() as console, console.deferred():
+    reached = []
+    with Console() as console, pytest.raises(Interrupted), console.deferred():
         signal.raise_signal(signal.SIGTERM)
+        reached.append("after the first")
         console._since -= 5
-        with pytest.raises(Interrupted):
-            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        reached.append("after the second")
+    assert reached == ["after the first"]
 
 
 def test_streams_and_signals_are_given_back():
