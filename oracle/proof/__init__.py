@@ -3,7 +3,8 @@
     signature   shapes as text
     draw        an example: from plain values, seed, sizes and options, to arrays
     reference   what is right: torch's gradients, or the differentiated forward
-    numeric     derivatives of a NumPy function, without torch
+    numeric     derivatives of a NumPy function, without torch: which way to them is to be trusted
+    slopes      the two ways, the complex step and central differences
     autograd    how far rounding can move what torch computes
     compare     is an array equal to its reference up to rounding?
     subject     anybody's forward and backward, in whatever style, behind one call

@@ -1,66 +1,36 @@
-"""The derivative of a forward written in NumPy, without torch.
+"""The derivative of a forward written in NumPy, without torch: which of the two ways of
+`oracle.proof.slopes` is to be trusted."""
 
-A function f takes its inputs by name and returns a tuple of arrays y; wanted is the gradient of
-sum_k dy_k * y_k, where k runs over the elements of all outputs. There are two ways to it:
-
-complex step         f(x + ih) = f(x) + ih f'(x) + O(h^2): with h = 1e-30 the last term is gone and
-                     nothing is subtracted, so imag(f(x + ih)) / h is f'(x) to the last digits. Only
-                     for what is computed in complex numbers from end to end; abs, var and norm are
-                     not (Squire & Trapp 1998).
-central differences  a polynomial through f(x + jh) and f(x - jh), j = 1..8, its slope at x, and a
-                     bound on its error that is measured: what is left over after the fit.
-
-At a kink, where the derivatives from the left and from the right differ, both ways find the two,
-and everything between them is accepted.
-"""
-
-import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
-STEP = 1e-30
+from oracle.proof.slopes import (
+    Arrays,
+    Derivative,
+    Function,
+    NotComplexSafe,
+    complex_step,
+    differences,
+    flat,
+    largest,
+    quiet,
+)
+
+__all__ = [
+    "Derivative",
+    "NotComplexSafe",
+    "complex_step",
+    "confirm",
+    "derivative",
+    "differences",
+    "sensitivity",
+]
+
 MOST = 48  # elements of an input that central differences take, each dozens of calls
-UNIT = 2.0**-53  # the rounding of one operation in float64
-POINTS = np.arange(1, 9) / 8
-ODD = 0.8137  # so that no step is a whole number, where floor and round jump
-Arrays = dict[str, np.ndarray]
-Outputs = tuple[np.ndarray, ...]
-Function = Callable[[Arrays], Outputs]
-
-
-class NotComplexSafe(ValueError):
-    """The complex step cannot differentiate this function."""
-
-
-@dataclass(frozen=True)
-class Derivative:
-    """A gradient by name, and what is known about it.
-
-    value      the gradient of sum(dy * y); the middle at a kink
-    low, high  what is accepted: value -+ its bound, at a kink from one one-sided derivative to the
-               other
-    judged     False where there is no finite derivative, as at sqrt(0)
-    kinked     True where the one-sided derivatives differ
-    ones       the gradient of sum(y)
-    method     "complex step" or "central differences"
-    """
-
-    value: Arrays
-    low: Arrays
-    high: Arrays
-    judged: Arrays
-    kinked: Arrays
-    ones: Arrays
-    method: str
-
-    @property
-    def kinks(self) -> int:
-        return sum(int(mask.sum()) for mask in self.kinked.values())
 
 
 def derivative(
@@ -91,16 +61,65 @@ def derivative(
 def confirm(
     f: Function, inputs: Arrays, dys: Sequence[np.ndarray], wrt: Sequence[str], found: Derivative
 ) -> Derivative:
-    """`found`, if central differences in every element agree with it, else those: for a reference
-    that contradicts somebody."""
-    if found.method == "central differences":
-        return found
-    other = differences(f, inputs, dys, wrt)
-    for name, value in found.value.items():
-        inside = (other.low[name] <= value) & (value <= other.high[name])
-        if not np.all(~other.judged[name] | inside & (other.kinked[name] <= found.kinked[name])):
-            return other
-    return found
+    """`found` again, where it contradicts somebody, with more effort.
+
+    Central differences in every element decide whether they or `found` stand. And where the
+    gradient jumps right beside the point, as among three equal numbers to be sorted, what it is
+    there is accepted too.
+    """
+    if found.method == "complex step":
+        exact = differences(f, inputs, dys, wrt)
+        for name, value in found.value.items():
+            inside = (exact.low[name] <= value) & (value <= exact.high[name])
+            same = inside & (exact.kinked[name] <= found.kinked[name])
+            if not np.all(same | ~exact.judged[name]):
+                found = exact
+                break
+    return beside(f, inputs, dys, wrt, found)
+
+
+def beside(
+    f: Function, inputs: Arrays, dys: Sequence[np.ndarray], wrt: Sequence[str], found: Derivative
+) -> Derivative:
+    """`found` with what is accepted widened to the gradients at a few points nearby, where those
+    are others. The first two part equal numbers in their order, as argsort and argmax do."""
+    rng = np.random.default_rng(0)
+    low, high, kinked = (
+        {n: a.copy() for n, a in d.items()} for d in (found.low, found.high, found.kinked)
+    )
+    complex_safe = found.method == "complex step"
+    runs, distance = (8, 2.0**-20) if complex_safe else (4, 2.0**-14)
+    for run in range(runs):
+        near = dict(inputs)
+        for name in wrt:
+            x = inputs[name]
+            order = np.linspace(-1, 1, x.size).reshape(x.shape)
+            away = (order, -order)[run] if run < 2 else rng.uniform(-1, 1, x.shape)
+            least = np.abs(x).min(where=x != 0, initial=largest(x))
+            near[name] = x + distance * np.where(x == 0, least, np.abs(x)) * away
+        try:
+            other = again(found)(f, near, dys, wrt)
+        except Exception:  # outside of the domain, perhaps
+            continue
+        for name in wrt:
+            value = other.value[name]
+            jump = np.abs(value - found.value[name]) > 100 * distance * largest(found.value[name])
+            jump &= other.judged[name] & found.judged[name]
+            low[name] = np.where(jump, np.minimum(low[name], value), low[name])
+            high[name] = np.where(jump, np.maximum(high[name], value), high[name])
+            kinked[name] |= jump
+    return replace(found, low=low, high=high, kinked=kinked)
+
+
+def again(found: Derivative) -> Callable[..., Derivative]:
+    """The way in which `found` was found, for the same elements."""
+    if found.method == "complex step":
+        return complex_step
+    windows = {}
+    for name, judged in found.judged.items():
+        places = np.flatnonzero(judged)
+        windows[name] = slice(places[0], places[-1] + 1) if places.size else slice(0)
+    return partial(differences, windows=windows)
 
 
 def sensitivity(
@@ -125,15 +144,12 @@ def sensitivity(
         return a * (1 + 2.0**-26 * rng.standard_normal(a.shape))
 
     moved = {name: np.zeros(found.value[name].shape) for name in wrt}
-    differentiate: Callable = complex_step
-    if found.method == "central differences":
-        runs, windows = min(runs, 2), {n: window(found.judged[n]) for n in wrt}
-        differentiate = partial(differences, windows=windows)
+    runs = runs if found.method == "complex step" else min(runs, 2)
     for _ in range(runs):
         near = {name: perturbed(a) for name, a in inputs.items()}
         upstream = [perturbed(np.asarray(dy)) for dy in dys]
         try:
-            other = differentiate(f, near, upstream, wrt)
+            other = again(found)(f, near, upstream, wrt)
         except NotComplexSafe:
             other = differences(f, near, upstream, wrt)
         for name in wrt:
@@ -146,311 +162,33 @@ def sensitivity(
     }
 
 
-def window(judged: np.ndarray) -> slice:
-    """From the first element that is judged to the last."""
-    places = np.flatnonzero(judged)
-    return slice(int(places[0]), int(places[-1]) + 1) if places.size else slice(0, 0)
-
-
-def complex_step(
-    f: Function, inputs: Arrays, dys: Sequence[np.ndarray], wrt: Sequence[str]
-) -> Derivative:
-    """Two calls of f an element: +ih gives the derivative from the right and -ih that from the
-    left, because NumPy orders complex numbers by their real parts first.
-
-    Raises NotComplexSafe where f raises or gives other values in complex numbers, or a slope is too
-    large for a derivative. It cannot notice a derivative that abs or conj lost; `derivative` does.
-    """
-    found = nothing(inputs, wrt, "complex step")
-    with quiet():
-        y, dy = flat(f(copies(inputs))), flat(dys)
-        finite = np.isfinite(y)
-        near = 1e-8 * np.abs(y) + 1e-12 * np.abs(y[finite]).max(initial=0)
-        wide = {n: a.astype(complex) if n in wrt else a for n, a in inputs.items()}
-        warnings.simplefilter("error", np.exceptions.ComplexWarning)
-        for name in wrt:
-            for part in blocks(0, inputs[name].size, 2 * y.size):
-                try:
-                    rows = np.array(
-                        [
-                            moved(f, wide, name, i, step)
-                            for i in range(part.start, part.stop)
-                            for step in (STEP * 1j, -STEP * 1j)
-                        ]
-                    )
-                    same = np.abs(rows.real - y) <= near
-                except Exception as error:
-                    raise NotComplexSafe(f"{type(error).__name__}: {error}") from None
-                slopes = rows.imag / STEP
-                slopes[1::2] *= -1
-                if not np.all((np.abs(slopes) < 1e12) | ~finite):
-                    raise NotComplexSafe(
-                        "it overflows in complex numbers, or the slope is infinite"
-                    )
-                if not np.all(same | ~finite):
-                    raise NotComplexSafe("it gives other values in complex numbers")
-                add(found, name, part, dy, slopes[0::2], slopes[1::2])
-    return found
-
-
 def agrees(f: Function, inputs: Arrays, dys: Sequence[np.ndarray], found: Derivative) -> bool:
     """Whether a central difference in one random direction says the same.
 
-    It is inexact, but it sees a derivative that the complex step lost.
+    It is inexact, but it sees a derivative that the complex step lost. What lies at a kink stays.
     """
     rng = np.random.default_rng(1)
-    away = {
-        name: rng.standard_normal(x.shape) * np.where(x == 0, largest(x), np.abs(x))
-        for name, x in ((name, inputs[name]) for name in found.value)
-    }
-    ends = [
-        np.where(
-            v < 0, (found.high[n] * v, found.low[n] * v), (found.low[n] * v, found.high[n] * v)
-        )
-        for n, v in away.items()
-    ]
-    low, high = (sum(float(end[side].sum()) for end in ends) for side in (0, 1))
-    size = sum(float(np.abs(end).sum()) for end in ends)
+    away, expected, size = {}, 0.0, 0.0
+    for name, value in found.value.items():
+        x = inputs[name]
+        scale = np.where(x == 0, largest(x), np.abs(x))
+        away[name] = np.where(found.kinked[name], 0, scale) * rng.standard_normal(x.shape)
+        expected += float((value * away[name]).sum())
+        size += float(np.abs(value * away[name]).sum())
+
+    def at(step: float) -> np.ndarray:
+        near = {n: a + step * away[n] if n in away else a.copy() for n, a in inputs.items()}
+        return flat(dys) * flat(f(near))
+
     with quiet():
         for step in (1e-5, 1e-6, 1e-7):  # a smaller one, in case there is a kink in between
-            up, down = (
-                flat(dys)
-                * flat(f(copies(inputs) | {n: inputs[n] + s * v for n, v in away.items()}))
-                for s in (step, -step)
-            )
+            try:
+                up, down = at(step), at(-step)
+            except Exception:
+                continue
             known = np.isfinite(up) & np.isfinite(down)
-            up, down = up[known], down[known]
-            slope = float((up - down).sum()) / (2 * step)
-            slack = 1e-6 * size + 1e-14 * float(np.abs(up).sum() + np.abs(down).sum()) / step
-            if low - slack <= slope <= high + slack:
+            slope = float((up - down)[known].sum()) / (2 * step)
+            rounding = 1e-14 * float((np.abs(up) + np.abs(down))[known].sum()) / step
+            if abs(slope - expected) <= 1e-6 * size + rounding:
                 return True
     return False
-
-
-@dataclass(frozen=True)
-class Fit:
-    """The least-squares polynomial t, t^2, .. through zero at the places t."""
-
-    slope: np.ndarray  # @ values: the coefficient of t
-    rest: np.ndarray  # @ values: what is left over, its squares summing to the variance
-    gain: float  # the error of the slope for a rest of 1, with a margin
-    total: float  # the error of the slope where every value is wrong by 1
-
-    @classmethod
-    def through(cls, t: np.ndarray, degree: int, margin: float) -> "Fit":
-        powers = t[:, None] ** np.arange(1, degree + 1)
-        inverse = np.linalg.pinv(powers)
-        rest = (np.eye(t.size) - powers @ inverse) / np.sqrt(t.size - degree)
-        slope = inverse[0]
-        return cls(slope, rest, margin * float(np.linalg.norm(slope)), float(np.abs(slope).sum()))
-
-    def __call__(self, values: np.ndarray, h: float) -> tuple[np.ndarray, np.ndarray]:
-        """values (elements, places, outputs) -> the slopes and their bounds, (elements, outputs);
-        inf where a value is no number."""
-        slope = np.einsum("t,etk->ek", self.slope, values) / h
-        rest = np.linalg.norm(np.einsum("st,etk->esk", self.rest, values), axis=1)
-        bound = self.gain * rest / h
-        return slope, np.where(np.isfinite(bound), bound, np.inf)
-
-
-# What is left over underestimates the error of the slope by up to 4 times for smooth functions, 11
-# times where a kink is near, 22 times at a kink like x sqrt(x); the margins are above.
-BOTH = Fit.through(np.concatenate([POINTS, -POINTS]), 8, 20)
-SIDE = Fit.through(POINTS, 5, 60)
-
-
-def differences(
-    f: Function,
-    inputs: Arrays,
-    dys: Sequence[np.ndarray],
-    wrt: Sequence[str],
-    windows: Mapping[str, slice] | None = None,
-) -> Derivative:
-    """Sixteen calls of f an element where it is smooth, and as many again for each 32 times smaller
-    step where the bound is still too wide: for a kink, a pole or the border of a domain nearby.
-
-    Where f raises, or is no number, beside the point, that side is not used. `windows` has the only
-    elements of an input to be differentiated; the rest is not judged.
-    """
-    found = nothing(inputs, wrt, "central differences")
-    with quiet():
-        y, dy = flat(f(copies(inputs))), flat(dys)
-        for name in wrt:
-            size, bound = np.zeros(inputs[name].size), np.zeros(inputs[name].size)
-            window = (windows or {}).get(name, slice(0, inputs[name].size))
-            for part in blocks(window.start, window.stop, 2 * POINTS.size * y.size):
-                right, left, bounds = one_sided(f, inputs, name, part, y, dy)
-                bound[part] = bounds
-                size[part] = add(found, name, part, dy, right, left, bounds)
-            known = bound <= 0.1 * size
-            enough = 0.1 * np.maximum(size, size[known].max(initial=0))
-            sharp = bound <= np.maximum(enough, 1e-3 * np.abs(dy).max(initial=0))
-            found.judged[name] &= sharp.reshape(inputs[name].shape)
-    return found
-
-
-def one_sided(
-    f: Function, inputs: Arrays, name: str, part: slice, y: np.ndarray, dy: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The derivatives of y from the right and from the left by the elements of `part`, (elements,
-    outputs) and equal where y is smooth, and a bound on the error of their sum with dy.
-
-    The narrowest interval of all steps is taken. What is left over by a fit falls with the step,
-    unless it is rounding: then smaller steps are no longer asked, as they would see the stairs of
-    an f in float32.
-    """
-    x, weight = inputs[name].reshape(-1)[part], np.abs(dy)
-    largest_step = h = 2.0 ** np.floor(np.log2(largest(inputs[name]))) / 64
-    own = np.where(x == 0, np.inf, np.abs(x))
-    smallest = np.where(x == 0, h * 2.0**-36, own * 2.0**-32)
-    best = np.full((5, x.size, y.size), np.inf)
-    best[:2] = np.nan
-    before, noisy = np.full(best[0].shape, np.inf), np.zeros(best[0].shape, bool)
-
-    def sums(which: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        right, left, error, unit, _ = np.where(dy == 0, 0, best[:, which])
-        size = (weight * np.maximum(np.abs(left), np.abs(right))).sum(1)
-        bound = (weight * error).sum(1) + np.linalg.norm(weight * unit, axis=1)
-        return bound, size, (right != left).any(1)
-
-    open_ = np.arange(x.size)
-    while open_.size:
-        values = np.array(
-            [
-                [beside(f, inputs, name, part.start + i, h * t, y) for t in (*POINTS, *-POINTS)]
-                for i in open_
-            ]
-        )
-        still = values == y
-        left, right, error, rest = interval(np.where(still, 0, values - y), h)
-        noisy[open_] |= (rest > before[open_] / 4) & (rest < 1e-5 * np.abs(y))
-        before[open_] = rest
-        unit = UNIT * (np.fmax.reduce(np.abs(values), 1) + np.abs(x[open_, None] * right))
-        unit = np.where(still.all(1), 0, BOTH.total * unit / h)
-        new = np.array([right, left, error, unit, np.abs(right - left) + 2 * (error + unit)])
-        better = (new[-1] < best[-1, open_]) & ~noisy[open_]
-        best[:, open_] = np.where(better, new, best[:, open_])
-        bound, size, kinked = sums(open_)
-        sharp = bound <= 1e-10 * size + 1e-12 * weight.max(initial=0)
-        sharp &= ~kinked | (h <= own[open_])
-        h /= 32
-        done = sharp | (noisy[open_] | (dy == 0)).all(1) | (h < smallest[open_])
-        open_ = open_[~done]
-    relative = (before / np.abs(y))[noisy]
-    if relative.size and np.median(relative) > 2.0**-40:  # float32, even where y does not move
-        unit = BOTH.total * np.median(relative) * np.abs(y) / largest_step
-        best[3] = np.where(best[3] == 0, unit, best[3])
-    return best[0], best[1], sums(np.arange(x.size))[0]
-
-
-def interval(moves: np.ndarray, h: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """f(x + th) - f(x) for t in POINTS and -POINTS, (elements, 16, outputs) -> the derivatives from
-    the left and from the right, equal where they do not differ by more than their errors; the
-    bound on both; and what a single polynomial leaves over; (elements, outputs)."""
-    n = POINTS.size
-    middle, error = BOTH(moves, h)
-    right, right_error = SIDE(moves[:, :n], h)
-    left, left_error = SIDE(moves[:, n:], h)
-    left = -left
-    rest = error * h / BOTH.gain
-    gap = np.abs(right - left)
-    smooth = (gap <= right_error + left_error) | (error < 0.1 * gap)
-    smooth &= np.isfinite(error)
-    right_is_out, left_is_out = ~np.isfinite(right_error), ~np.isfinite(left_error)
-    right = np.where(right_is_out, left, right)
-    left = np.where(left_is_out, right, left)
-    sides = np.where(
-        right_is_out | left_is_out,
-        np.minimum(right_error, left_error),
-        np.maximum(right_error, left_error),
-    )
-    return (
-        np.where(smooth, middle, left),
-        np.where(smooth, middle, right),
-        np.where(smooth, error, sides),
-        rest,
-    )
-
-
-def nothing(inputs: Arrays, wrt: Sequence[str], method: str) -> Derivative:
-    """A Derivative to be filled."""
-
-    def new(dtype: type) -> Arrays:
-        return {name: np.zeros(inputs[name].shape, dtype) for name in wrt}
-
-    return Derivative(new(float), new(float), new(float), new(bool), new(bool), new(float), method)
-
-
-def add(
-    found: Derivative,
-    name: str,
-    part: slice,
-    dy: np.ndarray,
-    right: np.ndarray,
-    left: np.ndarray,
-    bound: np.ndarray | float = 0.0,
-) -> np.ndarray:
-    """Sum the derivatives of every output with dy, and return the sums of the terms' sizes.
-
-    Each output has its own interval: a subgradient may be chosen for each of two kinks.
-    """
-    found.ones[name].reshape(-1)[part] = (right + left).sum(1) / 2
-    ends = np.where(dy == 0, 0, dy * np.array([left, right]))
-    low, high = ends.min(0).sum(1), ends.max(0).sum(1)
-    finite = np.isfinite(low) & np.isfinite(high) & np.isfinite(bound)
-    gap = np.abs(ends[1] - ends[0]) > 1e-9 * np.abs(ends).max(0)
-    found.value[name].reshape(-1)[part] = np.where(finite, ends.sum((0, 2)) / 2, 0)
-    found.low[name].reshape(-1)[part] = np.where(finite, low - bound, -np.inf)
-    found.high[name].reshape(-1)[part] = np.where(finite, high + bound, np.inf)
-    found.judged[name].reshape(-1)[part] = finite
-    found.kinked[name].reshape(-1)[part] = finite & gap.any(1)
-    return np.where(finite, np.abs(ends).max(0).sum(1), 0)
-
-
-def flat(outputs: Sequence[np.ndarray]) -> np.ndarray:
-    if len(outputs) == 1:
-        return np.asarray(outputs[0]).flatten()
-    return np.concatenate([np.asarray(y).reshape(-1) for y in outputs])
-
-
-def copies(inputs: Arrays) -> Arrays:
-    return {name: a.copy() for name, a in inputs.items()}
-
-
-def moved(f: Function, inputs: Arrays, name: str, i: int, step: complex) -> np.ndarray:
-    """All outputs with `step` added to element i of an input. The arrays are copies, as f may write
-    into them."""
-    given = copies(inputs)
-    given[name].reshape(-1)[i] += step
-    return flat(f(given))
-
-
-def beside(
-    f: Function, inputs: Arrays, name: str, i: int, step: float, y: np.ndarray
-) -> np.ndarray:
-    """`moved`, NaN where there is no such value."""
-    try:
-        values = moved(f, inputs, name, i, step)
-    except Exception:
-        return np.full(y.shape, np.nan)
-    return values if values.shape == y.shape else np.full(y.shape, np.nan)
-
-
-def largest(x: np.ndarray) -> float:
-    """The largest magnitude, 1 where there is none."""
-    size = float(np.abs(x).max(initial=0))
-    return size if 0 < size < np.inf else 1.0
-
-
-def blocks(first: int, last: int, numbers: int) -> Iterator[slice]:
-    """Parts of the elements, with `numbers` of float64 each, that fit in the cache."""
-    many = max(1, 2**18 // max(1, numbers))
-    return (slice(i, min(i + many, last)) for i in range(first, last, many))
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """What is computed beside the point may leave the domain without a word."""
-    with np.errstate(all="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
