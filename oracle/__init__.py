@@ -1,6 +1,8 @@
 """Is a gradient right? The judge of anybody's backward pass, and npnet's operations in PyTorch.
 
     check_backward, judge           hold a backward against a reference, over many examples
+    each_gradient                   the same as a test of pytest, one item a gradient
+    inputs                          what they draw, as a strategy of hypothesis
     layer, ...                      the styles they know beside plain functions
 
 The names are imported when they are first used: the judge needs NumPy and hypothesis alone, the
@@ -12,6 +14,8 @@ import importlib
 _HOME = {
     "oracle.proof.check": ["check_backward", "judge"],
     "oracle.proof.compare": ["Mismatch"],
+    "oracle.proof.fuzz": ["inputs"],
+    "oracle.proof.pytest_plugin": ["each_gradient"],
     "oracle.proof.report": ["Report", "Verdict"],
 }
 __all__ = sorted(name for names in _HOME.values() for name in names)

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import hypothesis
+import numpy as np
 from hypothesis import strategies as st
 from hypothesis.control import currently_in_test_context
 
@@ -148,3 +149,21 @@ def strategy(proof: Proof) -> st.SearchStrategy:
             **choices,
         }
     )
+
+
+def inputs(signature: str, **details: Any) -> st.SearchStrategy[tuple[np.ndarray, ...]]:
+    """For one's own @given: the arrays that `oracle.judge` draws, in the order of the signature.
+
+    signature  "(n,i),(i,o)": the shapes of the inputs alone
+    details    ids, positive, sizes, draw, dtype and magnitude, as `oracle.judge` takes them; an
+               input goes by its place
+    """
+    proof = Proof(lambda: None, None, None, signature + "->()", **details)
+
+    def arrays(example: dict[str, Any]) -> tuple[np.ndarray, ...]:
+        try:
+            return tuple(proof.problem(example, proof.dtypes[0]).inputs.values())
+        except ImpossibleSizes:
+            hypothesis.reject()
+
+    return strategy(proof).map(arrays)

@@ -47,21 +47,22 @@ class Proof:
     def __init__(
         self,
         forward: Callable | Subject,
-        backward: Callable | None,
-        reference: Callable | None,
-        signature: str,
+        backward: Callable | None = None,
+        reference: Callable | None = None,
+        signature: str = "",
         *,
-        ids: Mapping[str | int, Any],
-        positive: Sequence[str | int],
-        wrt: Sequence[str | int] | None,
-        sizes: Mapping[str, tuple[int, int]],
-        options: Mapping[str, Any],
-        draw: Mapping[str, Sequence],
-        allow: Iterable[str],
-        dtype: Any,
-        magnitude: float,
+        ids: Mapping[str | int, Any] | None = None,
+        positive: Sequence[str | int] = (),
+        wrt: Sequence[str | int] | None = None,
+        sizes: Mapping[str, tuple[int, int]] | None = None,
+        options: Mapping[str, Any] | None = None,
+        draw: Mapping[str, Sequence] | None = None,
+        allow: Iterable[str] = (),
+        dtype: Any = np.float64,
+        magnitude: float = 1.0,
     ):
-        self.signature, self.options = signature, dict(options)
+        ids, sizes, draw = ids or {}, sizes or {}, draw or {}
+        self.signature, self.options = signature, dict(options or {})
         self.inputs, self.outputs = parse(signature)
         if isinstance(forward, Subject):
             self.subject: Subject = forward

@@ -91,24 +91,22 @@ class Report:
         below = "".join(f"<div>{html.escape(remark)}</div>" for remark in self.remarks)
         return f"<div>{html.escape(self.summary)}</div><table>{rows}</table>{below}"
 
-    @property
-    def message(self) -> str:
-        """The sentences of what is wrong, and the lines that reproduce them."""
-        wrong = [v for v in self.verdicts if not v.ok]
-        lines = [f"{v.text}\nReproduce: {v.reproduce}" for v in wrong]
-        return "\n".join(lines)
-
-    def raise_if_wrong(self) -> None:
-        """Raise a Mismatch, an AssertionError, with `report`, where anything is wrong."""
-        if not self.ok:
-            raise Failure(self) from None
+    def raise_if_wrong(self, gradient: str = "") -> None:
+        """Raise a Mismatch, an AssertionError, with `report`, where anything is wrong; or where
+        anything is wrong with that gradient, or with the functions as a whole."""
+        __tracebackhide__ = True
+        others = {v.name for v in self.verdicts if v.name.startswith("d")} - {gradient}
+        wrong = [v for v in self.verdicts if not v.ok and not (gradient and v.name in others)]
+        if wrong:
+            raise Failure(self, wrong) from None
 
 
 class Failure(Mismatch):
     """What check_backward raises; `report` has every verdict."""
 
-    def __init__(self, report: Report):
-        super().__init__(report.message, next(v.result for v in report.verdicts if not v.ok))
+    def __init__(self, report: Report, wrong: list[Verdict]):
+        lines = [f"{verdict.text}\nReproduce: {verdict.reproduce}" for verdict in wrong]
+        super().__init__("\n".join(lines), wrong[0].result)
         self.report = report
 
 
