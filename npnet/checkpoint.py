@@ -26,8 +26,7 @@ class CheckpointError(ValueError):
 
 @dataclass
 class Checkpoint:
-    """What a file holds. meta is free for the run: its step, preset and whatever else JSON can
-    hold."""
+    """What a file holds. meta is the run's own: its step, its preset, whatever JSON can hold."""
 
     model: Model
     vocabulary: Vocabulary

@@ -177,8 +177,10 @@ def _join(words: Sequence[str], vocabulary: Vocabulary, block_size: int) -> np.n
 
 
 def split(words: Sequence[str], seed: int = 42) -> tuple[list[str], list[str], list[str]]:
-    """Training, validation and test words, 80 : 10 : 10, in the order of `random.seed(seed);
-    random.shuffle(words)`."""
+    """Training, validation and test words, 80 : 10 : 10.
+
+    They are in the order of `random.seed(seed); random.shuffle(words)`.
+    """
     if len(words) < 6:  # the fewest for which int(0.8 * n) and int(0.9 * n) leave no part empty
         raise DataError(
             f"too few words to split into training, validation and test: {len(words)}, "

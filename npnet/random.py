@@ -57,8 +57,10 @@ class TorchGenerator:
         self.manual_seed(seed)
 
     def manual_seed(self, seed: int) -> "TorchGenerator":
-        """Start again: mt19937 seeded with `seed mod 2^32`, -2^63 <= seed < 2^64; no normal kept.
-        Returns self."""
+        """Start again, no normal kept: mt19937 seeded with `seed mod 2^32`, -2^63 <= seed < 2^64.
+
+        Returns self.
+        """
         seed = _integer(seed, "seed")
         if not -(2**63) <= seed < 2**64:
             raise ValueError(f"seed must be in [-2^63, 2^64), got {seed}")
@@ -112,8 +114,10 @@ class TorchGenerator:
         self._kept, self._seed = kept if keeps else None, seed
 
     def rand(self, *shape: int | Sequence[int], dtype: Any = np.float32) -> np.ndarray:
-        """Uniform in [0, 1): `(raw & (2^24 - 1)) * 2^-24` in float32, `(raw64 & (2^53 - 1)) *
-        2^-53` in float64."""
+        """Uniform in [0, 1).
+
+        float32: `(raw & (2^24 - 1)) * 2^-24`; float64: `(raw64 & (2^53 - 1)) * 2^-53`.
+        """
         sizes = _shape(*shape)
         return self._unit(math.prod(sizes), _dtype(dtype)).reshape(sizes)
 
@@ -143,10 +147,10 @@ class TorchGenerator:
     ) -> np.ndarray:
         """Normal by Box and Muller (1958), `fma(z, std, mean)`, in one of two ways.
 
-        16 elements or more: n uniforms in `dtype`; in each block of 16 the first eight are 1 - u1,
-        the last eight u2, and they become `r cos(t)` and `r sin(t)` with r = sqrt(-2 ln u1), t = 2
-        pi u2. If n is no multiple of 16, the last 16 elements are drawn again from 16 fresh
-        uniforms.
+        16 elements or more: n uniforms in `dtype`. In each block of 16 the first eight are 1 - u1,
+        the last eight u2, and they become `r cos(t)` and `r sin(t)` with
+            r = sqrt(-2 ln u1),  t = 2 pi u2.
+        If n is no multiple of 16, the last 16 elements are drawn again from 16 fresh uniforms.
 
         Fewer: one at a time in double, `z = sqrt(-2 log1p(-u2)) cos(2 pi u1)`. The sine is kept for
         the next scalar, also through larger draws in between.
@@ -183,8 +187,8 @@ class TorchGenerator:
             return (-1.0 / rate * log).astype(dtype).reshape(sizes)
 
     def randint(self, low: int, high: int, shape: int | Sequence[int]) -> np.ndarray:
-        """int64 in [low, high): with span = high - low, `raw % span + low` for a span below 2^28,
-        else by raw64."""
+        """int64 in [low, high): `raw % span + low` for span = high - low below 2^28, else with
+        raw64 for raw."""
         sizes, low, high = _shape(shape), _integer(low, "low"), _integer(high, "high")
         if not -(2**63) <= low < high < 2**63:
             raise ValueError(
@@ -197,13 +201,17 @@ class TorchGenerator:
         return drawn.view(np.int64).reshape(sizes)
 
     def random_int64(self) -> int:
-        """torch's `random_()` of one int64, which its data loader draws for seeds: `raw64 & (2^63 -
-        1)`."""
+        """torch's `random_()` of one int64, which its data loader draws for seeds.
+
+        It is `raw64 & (2^63 - 1)`.
+        """
         return int(self._raw64(1)[0]) % 2**63
 
     def randperm(self, n: int) -> np.ndarray:
-        """A permutation of 0 .. n-1 as int64: for i in 0 .. n-2, swap p[i] and p[i + raw % (n -
-        i)]."""
+        """A permutation of 0 .. n-1 as int64.
+
+        For i in 0 .. n-2: swap p[i] and p[i + raw % (n - i)].
+        """
         n = _integer(n, "n")
         if not 0 <= n < 214748364:
             raise ValueError(f"randperm needs 0 <= n < 214748364, got {n}")
@@ -325,8 +333,7 @@ def _box_muller(u: np.ndarray) -> np.ndarray:
 
 
 def _libm(function: Any, x: np.ndarray) -> np.ndarray:
-    """The C library's function, which torch calls for doubles: NumPy's own may differ in the last
-    bit."""
+    """The C library's function, as torch calls it for doubles: NumPy's own may round otherwise."""
     return np.fromiter(map(function, x.reshape(-1).tolist()), np.float64, x.size).reshape(x.shape)
 
 
@@ -405,8 +412,10 @@ def _log32(u: np.ndarray) -> np.ndarray:
 
 
 def _sincos32(t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """sin t and cos t for float32 t >= 0: multiples of pi/4 taken off, two polynomials, swapped by
-    octant."""
+    """sin t and cos t for float32 t >= 0.
+
+    Multiples of pi/4 are taken off; the octant says which of two polynomials is which.
+    """
     octant = ((t * 1.27323954473516).astype(np.int32) + 1) & ~1
     multiple = octant.astype(np.float32)
     for part in _PI_4:

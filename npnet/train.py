@@ -136,8 +136,10 @@ def _outputs(layer: Layer, inputs: Callable[[], Iterator[np.ndarray]]) -> Iterat
 
 
 def _statistics(chunks: Iterator[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and unbiased variance of all rows, joined chunk by chunk in float64 (Chan et al.,
-    1979)."""
+    """Mean and unbiased variance of all rows, in float64.
+
+    The chunks are joined as in Chan et al. (1979).
+    """
     count, mean, squares = 0, np.zeros(()), np.zeros(())
     for x in chunks:
         rows = x.reshape(-1, x.shape[-1]).astype(np.float64)

@@ -245,8 +245,7 @@ def _slopes(gates: np.ndarray, candidate: slice) -> np.ndarray:
 def _unroll(
     x: np.ndarray, h0: np.ndarray, w: np.ndarray, b: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """x time first, a[t] = x_t @ w_x + b for every step, and room for h_0 .. h_T with h_0 in
-    place."""
+    """x time first, a[t] = x_t @ w_x + b for every step, and room for h_0 .. h_T, h_0 filled in."""
     xt = _time_first(x)
     T, B, C = xt.shape
     a = (_rows(xt) @ w[:C]).reshape(T, B, w.shape[1])
@@ -259,8 +258,10 @@ def _unroll(
 def _through_input(
     da: np.ndarray, xt: np.ndarray, h_before: np.ndarray, w: np.ndarray, shape: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """linear's backward for a = [x, h_before] @ w + b at all steps at once -> dx, dw, db; the
-    state's gradient is the loop's."""
+    """linear's backward for a = [x, h_before] @ w + b at all steps at once -> dx, dw, db.
+
+    The state's gradient is the loop's.
+    """
     C = xt.shape[-1]
     rows = _rows(da)
     dw = np.empty_like(w)
