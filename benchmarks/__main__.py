@@ -1,10 +1,10 @@
-"""python -m benchmarks [step | generate | import | scale | runs]: npnet beside its peers, on one
-core."""
+"""npnet side by side with what its user would pick instead, on one core."""
 
 import argparse
 import json
 import os
 import sys
+from pathlib import Path
 
 if __name__ == "__main__":  # before NumPy starts its threads
     for _library in ("OPENBLAS", "OMP", "MKL"):
@@ -12,61 +12,99 @@ if __name__ == "__main__":  # before NumPy starts its threads
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
-from benchmarks import measure, step
+from benchmarks import generate, imports, measure, runs, scale, step
+from benchmarks.peers import numpy_microgpt
 from benchmarks.rows import ROWS
 from npnet.data import NAMES, DataError, read_words
 
+MODULES = {"step": step, "generate": generate, "import": imports, "scale": scale, "runs": runs}
+DEFAULT = ("step", "generate", "import")
 
-def parse(argv):
-    common = argparse.ArgumentParser(add_help=False)
+
+def arguments():
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument("--json", metavar="FILE", help="write the figures to this file too")
-    common.add_argument(
-        "-i", "--input-file", default=NAMES, help="words, one a line (default: npnet's names.txt)"
-    )
+    common.add_argument("-i", "--input-file", help="words, one a line (default: npnet's names.txt)")
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description=__doc__, parents=[common]
+        prog="python -m benchmarks",
+        description=f"{__doc__} Without a command: {', '.join(DEFAULT)}, within five minutes.",
+        parents=[common],
     )
-    commands = parser.add_subparsers(dest="command")
-    steps = commands.add_parser("step", parents=[common], help=step.__doc__)
-    steps.add_argument(
-        "rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)} (default: all)"
-    )
-    steps.add_argument(
-        "--seconds", type=float, default=1.0, help="for each peer of a row (default: 1)"
-    )
-    steps.add_argument(
+    parser.set_defaults(json=None, input_file=NAMES)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    made = {
+        name: commands.add_parser(name, parents=[common], help=module.__doc__)
+        for name, module in MODULES.items()
+    }
+    add = made["step"].add_argument
+    add("names", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)} (default: all)")
+    add("--seconds", type=float, default=0.6, help="for each peer of a row (default: 0.6)")
+    add(
         "--only", action="append", metavar="PEER", choices=list(step.COLUMNS),
         help="time npnet and this peer alone; may be repeated",
     )  # fmt: skip
-    steps.add_argument("--compile", action="store_true", help="torch.compile too, slow to build")
-    steps.add_argument("--peer", metavar="DIR", help="a copy of microgpt-efficiency, for microgpt")
-    args = parser.parse_args(argv)
-    if unknown := set(getattr(args, "rows", [])) - set(ROWS):
-        steps.error(f"unknown row {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
-    return args
+    add("--compile", action="store_true", help="torch.compile too, which is slow to build")
+    add("--peer", metavar="DIR", help="a copy of microgpt-efficiency, for the row microgpt")
+    add = made["scale"].add_argument
+    add("names", nargs="*", metavar="SERIES", help=f"of {', '.join(scale.SERIES)} (default: all)")
+    add("--plot", metavar="FILE", help="draw the picture too, .png or .svg")
+    add = made["runs"].add_argument
+    add("names", nargs="*", metavar="ROW", help=f"of {', '.join(runs.STEPS)} (default: all)")
+    add("--steps", type=int, help="instead of each row's own")
+    return parser
+
+
+def measured(args, words):
+    if args.command == "step":
+        return step.measure(words, args.names, args.seconds, args.only, args.compile, args.peer)
+    if args.command == "generate":
+        return generate.measure(words)
+    if args.command == "import":
+        return imports.measure()
+    if args.command == "scale":
+        return scale.measure(args.names)
+    return runs.measure(args.input_file, args.names, args.steps)
+
+
+def mistake(parser, args):
+    """What is wrong with the arguments, in one line, or None."""
+    known = {"step": ROWS, "scale": scale.SERIES, "runs": runs.STEPS}.get(args.command, ())
+    if unknown := sorted(set(getattr(args, "names", [])) - set(known)):
+        return f"unknown name {', '.join(unknown)}; {args.command} has {', '.join(known)}"
+    if getattr(args, "plot", None) and not measure.installed("matplotlib"):
+        return '--plot needs matplotlib: pip install ".[plot]"'
+    if getattr(args, "peer", None) and not numpy_microgpt.source(args.peer).exists():
+        return f"--peer {args.peer}: there is no {numpy_microgpt.source(args.peer)}"
+    for file in (args.json, getattr(args, "plot", None)):
+        try:
+            if file:
+                open(file, "a").close()
+        except OSError as error:
+            return f"{file}: {error.strerror}"
+    return None
 
 
 def main(argv=None):
-    args = parse(argv)
+    parser = arguments()
+    args = parser.parse_args(argv)
+    if wrong := mistake(parser, args):
+        parser.error(wrong)
     try:
         words = read_words(args.input_file)
     except DataError as error:
-        print(error, file=sys.stderr)
-        return 2
+        parser.error(str(error))
     machine = measure.machine()
-    print(measure.describe(machine), end="\n\n", flush=True)
+    print(measure.describe(machine), flush=True)
     found = {"machine": machine}
-    options = {}
-    if args.command == "step":
-        options = {
-            "names": args.rows, "seconds": args.seconds, "only": args.only,
-            "compiled": args.compile, "folder": args.peer,
-        }  # fmt: skip
-    found["step"] = step.measure(words, **options)
-    step.show(found["step"])
-    if args.json:
-        with open(args.json, "w") as file:
-            json.dump(found, file, indent=1)
+    for each in [args] if args.command else [parser.parse_args([name]) for name in DEFAULT]:
+        found[each.command] = measured(each, words)
+        print()
+        MODULES[each.command].show(found[each.command])
+        sys.stdout.flush()
+        if args.json:
+            Path(args.json).write_text(json.dumps(found, indent=1) + "\n")
+    if getattr(args, "plot", None):
+        scale.plot(found["scale"], args.plot)
     return 0
 
 

@@ -12,6 +12,17 @@ from pathlib import Path
 from statistics import median
 from time import monotonic, process_time
 
+# Prints a process's peak of resident memory in bytes. A child's ru_maxrss begins with its parent's
+# on Linux, hence the first branch.
+PEAK_MEMORY = """
+try:
+    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    print(int(status["VmHWM"].split()[0]) * 1024)
+except OSError:
+    import resource, sys
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(peak if sys.platform == "darwin" else peak * 1024)
+"""
 TURN = 0.04  # seconds: long beside the clock's grain, short beside a disturbance
 
 

@@ -65,6 +65,7 @@ class Task:
     parameters  copies of these by npnet's names
     x, y        the examples: (N, T) and (N,) for windows, (N, T) twice for sequences
     lengths     how many positions of each sequence are scored; None for windows
+    validation  the examples of the validation words
     batch_size  examples a step, drawn with replacement; 1 takes one after the other
     """
 
@@ -75,7 +76,9 @@ class Task:
         config = npnet.Config(len(vocabulary), block_size, **row.sizes)
         self._begin(config)
         make = npnet.build_dataset if self.model.windowed else npnet.build_sequences
-        self._examples(*make(npnet.split(words)[0], vocabulary, block_size))
+        first, second, _ = npnet.split(words)
+        self._examples(*make(first, vocabulary, block_size))
+        self.validation = make(second, vocabulary, block_size)
 
     def _begin(self, config):
         """Parameters none of which is zero or one, or a wrong term of a peer could hide."""

@@ -37,7 +37,7 @@ def npnet_peer(task):
     return Peer(train, check)
 
 
-def makers(task, compiled=False, folder=None):
+def makers(task, compiled, folder):
     """name -> a function that makes the Peer, for all that can be had here."""
     made = {"npnet": partial(npnet_peer, task)}
     if installed("torch"):
@@ -62,10 +62,10 @@ def makers(task, compiled=False, folder=None):
     return made
 
 
-def timed(task, progress, seconds, only=None, **options):
+def timed(task, progress, seconds, only, compiled, folder):
     """name -> seconds a step and npnet's share of it, and the peers that could not be made."""
     peers, absent = {}, {}
-    for name, make in makers(task, **options).items():
+    for name, make in makers(task, compiled, folder).items():
         if only and name not in ("npnet", *only):
             continue
         progress.say(f"{task.name}, building {name}")
@@ -79,12 +79,13 @@ def timed(task, progress, seconds, only=None, **options):
     return summary(interleave(peers, seconds)), absent
 
 
-def measure(words, names=None, seconds=1.0, only=None, **options):
+def measure(words, names=None, seconds=0.6, only=None, compiled=False, folder=None):
     """row -> name -> {"seconds", "ratio"}."""
     names = names or list(ROWS)
     progress, results, absent = Progress("step", len(names)), {}, {}
     for name in names:
-        found, missing = timed(Task(name, ROWS[name], words), progress, seconds, only, **options)
+        task = Task(name, ROWS[name], words)
+        found, missing = timed(task, progress, seconds, only, compiled, folder)
         results[name], absent = found, absent | missing
         progress.advance()
     return {"rows": results, "absent": absent}

@@ -1,11 +1,11 @@
 """python -m benchmarks: every peer of a row does npnet's work, and what is measured is shown."""
 
 import json
-import re
 
 import numpy as np
 import pytest
 
+from benchmarks import generate, imports, runs, scale
 from benchmarks.__main__ import main
 from benchmarks.measure import Peer, agree, summary, table
 from benchmarks.rows import ROWS, Task
@@ -15,12 +15,16 @@ from npnet.data import read_words
 WORDS = read_words()[:300]
 
 
+def cells(printed):
+    return {cell.strip() for cell in printed.replace("\n", "|").split("|")}
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", ROWS)
 def test_every_peer_finds_the_losses_of_npnet(name):
     task = Task(name, ROWS[name], WORDS)
     made = {}
-    for peer, make in makers(task).items():
+    for peer, make in makers(task, compiled=False, folder=None).items():
         try:
             made[peer] = make()
         except OSError:
@@ -33,7 +37,7 @@ def test_every_peer_finds_the_losses_of_npnet(name):
 
 def test_a_peer_that_does_other_work_is_named():
     task = Task("rnn", ROWS["rnn"], WORDS)
-    peers = {"npnet": makers(task)["npnet"]()}
+    peers = {"npnet": makers(task, compiled=False, folder=None)["npnet"]()}
     one = peers["npnet"].check
     peers["lazy"] = Peer(lambda n: None, lambda x, y: [one(x, y)[0]] * 2)
     with pytest.raises(AssertionError, match="rnn: losses of two steps in lazy are"):
@@ -59,7 +63,7 @@ def test_the_step_command_prints_a_table_and_writes_json(tmp_path, capsys):
     printed = capsys.readouterr()
     found = json.loads((tmp_path / "found.json").read_text())
     row = found["step"]["rows"]["bigram"]
-    assert re.search(rf"\| bigram .*\| *{row['products']['ratio']:.2f} \|", printed.out)
+    assert {"bigram", f"{row['products']['ratio']:.2f}"} <= cells(printed.out)
     assert np.isfinite(row["npnet"]["seconds"]) and found["machine"]["numpy"] == np.__version__
     assert "step 1/1: bigram" in printed.err
 
@@ -68,4 +72,54 @@ def test_an_unknown_row_is_one_line(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["step", "perceptron"])
     assert caught.value.code == 2
-    assert "unknown row perceptron; there are mlp" in capsys.readouterr().err
+    assert "unknown name perceptron; step has mlp" in capsys.readouterr().err
+
+
+def test_a_mistake_is_one_line_before_anything_is_measured(capsys, tmp_path):
+    for argv, message in (
+        (["runs", "wavenet"], "unknown name wavenet; runs has mlp"),
+        (["scale", "depth"], "unknown name depth; scale has batch"),
+        (["step", "microgpt", "--peer", str(tmp_path)], "there is no"),
+        (["import", "--json", str(tmp_path / "no" / "x.json")], "No such file or directory"),
+        (["import", "-i", str(tmp_path / "none.txt")], "expected a text file"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main(argv)
+        printed = capsys.readouterr()
+        assert caught.value.code == 2 and printed.out == ""
+        assert message in printed.err.splitlines()[-1]
+
+
+def test_words_are_generated_by_every_way(capsys):
+    found = generate.measure(WORDS, seconds=0, steps=3)
+    generate.show(found)
+    assert list(found) == ["npnet", "torch plain", "torch cached", "torch cached, dropping"]
+    assert f"{found['torch plain']['ratio']:.2f}" in cells(capsys.readouterr().out)
+
+
+def test_an_import_is_measured_in_a_lean_process(capsys):
+    found = imports.measure(turns=1)
+    imports.show(found)
+    assert 1e6 < found["Python alone"]["bytes"] < found["numpy"]["bytes"] < found["torch"]["bytes"]
+    assert "npnet, all of it" in cells(capsys.readouterr().out)
+
+
+def test_growth_has_a_table_and_a_picture(tmp_path, capsys, monkeypatch):
+    points = {V: scale.mlp(V) for V in (5, 9)}
+    monkeypatch.setitem(scale.SERIES, "vocabulary", ("vocabulary V (the MLP)", points))
+    found = scale.measure(["vocabulary"], seconds=0)
+    scale.show(found)
+    scale.plot(found, tmp_path / "growth.svg")
+    assert f"{found['vocabulary'][9]['torch']['ratio']:.2f}" in cells(capsys.readouterr().out)
+    drawn = (tmp_path / "growth.svg").read_text()
+    assert drawn.startswith("<?xml") and "vocabulary V" in drawn
+
+
+def test_whole_runs_end_at_the_same_loss(tmp_path, capsys):
+    file = tmp_path / "words.txt"
+    file.write_text("\n".join(WORDS))
+    found = runs.measure(file, ["mlp"], steps=30)
+    runs.show(found)
+    ours, theirs = found["mlp"]["npnet"], found["mlp"]["torch"]
+    assert abs(ours["loss"] - theirs["loss"]) < 0.3 and ours["bytes"] < theirs["bytes"]
+    assert f"{ours['loss']:.3f}" in cells(capsys.readouterr().out)

@@ -12,9 +12,12 @@ from pathlib import Path
 from benchmarks.measure import Peer
 
 
+def source(folder):
+    return Path(folder) / "backends" / "numpy_backend.py"
+
+
 def peer(task, folder):
-    file = Path(folder) / "backends" / "numpy_backend.py"
-    spec = importlib.util.spec_from_file_location("numpy_backend", file)
+    spec = importlib.util.spec_from_file_location("numpy_backend", source(folder))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     c = task.config

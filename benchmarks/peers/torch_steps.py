@@ -31,43 +31,59 @@ def peers(task, compiled=False):
     return made
 
 
-def eager(task, trim=False, loss=None, compiled=False):
-    model = build(task.row.kind, task.config, task.parameters, module=bool(task.row.other))
-    trained = [p for p in model.parameters() if p.requires_grad]
-    rule = task.rule
-    if rule.betas is None:
-        optimizer = torch.optim.SGD(trained, rule.lr, fused=True)
-    else:
-        optimizer = torch.optim.AdamW(
-            trained, rule.lr, rule.betas, weight_decay=rule.weight_decay, fused=True
-        )
-    loss = loss or _everywhere
-    if compiled:
-        loss = torch.compile(loss)
-    kind = task.row.kind
+class Eager:
+    """A model, its optimiser and its way to draw."""
 
-    def step(x, y, lengths):
-        value = loss(model, kind, x, y, lengths)
-        optimizer.zero_grad()
-        value.backward()
-        optimizer.step()
-        return value
+    def __init__(self, task, trim=False, loss=None, compiled=False):
+        self.task, self.trim, self.loss = task, trim, loss or _everywhere
+        self.model = build(task.row.kind, task.config, task.parameters, module=bool(task.row.other))
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        rule = task.rule
+        if rule.betas is None:
+            self.optimizer = torch.optim.SGD(trained, rule.lr, fused=True)
+        else:
+            self.optimizer = torch.optim.AdamW(
+                trained, rule.lr, rule.betas, weight_decay=rule.weight_decay, fused=True
+            )
+        if compiled:
+            self.loss = torch.compile(self.loss)
+        self.draw = _in_order(task) if task.batch_size == 1 else _drawing(task, trim)
 
-    draw = _in_order(task) if task.batch_size == 1 else _drawing(task, trim)
+    def step(self, x, y, lengths):
+        loss = self.loss(self.model, self.task.row.kind, x, y, lengths)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss
 
-    def train(n):
+    def train(self, n):
         for _ in range(n):
-            step(*next(draw))
+            self.step(*next(self.draw))
 
-    def check(x, y):
+    def check(self, x, y):
         x, y = torch.from_numpy(x), torch.from_numpy(y)
         lengths = (y != -1).sum(-1) if y.ndim == 2 else None
-        if trim:
+        if self.trim:
             T = int(lengths.max())
             x, y = x[:, :T], y[:, :T]
-        return [step(x, y, lengths).item() for _ in range(2)]
+        return [self.step(x, y, lengths).item() for _ in range(2)]
 
-    return Peer(train, check)
+    @torch.inference_mode()
+    def evaluate(self, x, y, chunk=4096):
+        """Mean loss over the scored positions; the notebook's norm with the statistics of all
+        examples."""
+        if self.task.row.kind == "mlp":
+            before_norm = self.model[:3](torch.from_numpy(self.task.x))
+            self.model.norm.statistics = torch.var_mean(before_norm, 0)
+        total, parts = 0.0, zip(*(torch.from_numpy(a).split(chunk) for a in (x, y)), strict=True)
+        for xs, ys in parts:
+            total += float(_everywhere(self.model, None, xs, ys, None)) * int((ys != -1).sum())
+        return total / (y != -1).sum()
+
+
+def eager(task, **how):
+    made = Eager(task, **how)
+    return Peer(made.train, made.check)
 
 
 def _drawing(task, trim):
