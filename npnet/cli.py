@@ -25,7 +25,8 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, one_line(f"{self.prog}: {message} (see {self.prog} --help)") + "\n")
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
+    """Run a command, sys.argv by default -> its exit status."""
     with Console() as console:
         status = _run(argv, console)
         with contextlib.suppress(OSError):
@@ -71,7 +72,7 @@ def _failed(error):
     return 2
 
 
-def one_line(text):
+def one_line(text: str) -> str:
     """The text with its control characters escaped, cut where it is very long."""
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return text if len(text) <= 600 else text[:400] + " ... " + text[-180:]

@@ -4,13 +4,14 @@ import contextlib
 import math
 import sys
 import time
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
 from npnet import folder as folders
 from npnet.data import NAMES, read_words
 from npnet.presets import ENDLESS, LECTURE_SEED, MAKEMORE_NAMES, PRESETS, fingerprint, named
-from npnet.progress import Interrupted
+from npnet.progress import Console, Interrupted
 from npnet.random import TorchGenerator
 from npnet.sample import generate, mark_words
 from npnet.train import Diverged
@@ -18,14 +19,14 @@ from npnet.train import Diverged
 MOST_AT_ONCE = 1000  # words drawn side by side by `sample`
 
 
-def presets_text():
+def presets_text() -> str:
     return "presets:\n" + "\n".join(f"  {name:22}{p.about}" for name, p in PRESETS.items())
 
 
 # train
 
 
-def train(args, console):
+def train(args: Namespace, console: Console) -> int:
     if not args.work_dir:
         for flag in ("resume", "overwrite", "sample_only", "save_every"):
             if getattr(args, flag):
@@ -284,7 +285,7 @@ def _hint(folder):
 # sample
 
 
-def sample(args, console):
+def sample(args: Namespace, console: Console) -> int:
     trained = folders.open_model(args.model, args.input_file)
     _print_words(
         trained, args.num_samples, args.seed, args.prompt, args.temperature, args.top_k, console
@@ -334,7 +335,7 @@ def _print_words(trained, n, seed, prompt, temperature, top_k, console):
 # diagnose
 
 
-def diagnose(args, console):
+def diagnose(args: Namespace, console: Console) -> int:
     with console.deferred():
         from npnet import diagnose as diagnostics
 

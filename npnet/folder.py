@@ -5,20 +5,23 @@ with, or the best so far where the original keeps that one. history.csv has one 
 thousandth of the steps, and one for each evaluation.
 """
 
+import os
 import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from npnet import checkpoint
 from npnet.data import NAMES, DataError, read_words
 from npnet.models import Model
-from npnet.presets import fingerprint, restored
+from npnet.presets import Preset, fingerprint, restored
+from npnet.runs import Run
 from npnet.train import Diverged
 
 if sys.platform == "win32":
@@ -38,12 +41,12 @@ class Folder:
     resume wants a run in it, overwrite replaces one; without either a run in it is a ValueError.
     """
 
-    def __init__(self, path, resume=False, overwrite=False):
+    def __init__(self, path: str | Path, resume: bool = False, overwrite: bool = False):
         self.path, self.resume, self.overwrite = Path(path), resume, overwrite
         self.failed = False
-        self.saved_step = None
+        self.saved_step: int | None = None
 
-    def __enter__(self):
+    def __enter__(self) -> "Folder":
         if self.resume and not (self.path / LAST).exists():
             raise ValueError(f"{self.path} holds no run to resume: there is no {LAST} in it")
         self.path.mkdir(parents=True, exist_ok=True)
@@ -60,14 +63,20 @@ class Folder:
             raise
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self._lock.close()
 
-    def load(self):
+    def load(self) -> checkpoint.Checkpoint:
         """The Checkpoint to go on from."""
         return checkpoint.load(self.path / LAST)
 
-    def begin(self, run, words, input_file, saved=None):
+    def begin(
+        self,
+        run: Run,
+        words: list[str],
+        input_file: str | Path | None,
+        saved: checkpoint.Checkpoint | None = None,
+    ) -> int:
         """Put the run where the checkpoint left it, if there is one -> the step it starts with.
 
         It is saved at once, which shows that the folder can be written to.
@@ -93,7 +102,7 @@ class Folder:
             (self.path / MODEL).unlink(missing_ok=True)
         return start
 
-    def record(self, run, step, loss=None):
+    def record(self, run: Run, step: int, loss: float | None = None) -> None:
         """A line of the history, if the step or the run's evaluation deserves one."""
         if loss is not None and step % self.every and not run.evaluation:
             return
@@ -102,15 +111,17 @@ class Folder:
         cells = [step, loss, *losses, rate, round(time.perf_counter() - self.began, 3)]
         self.history.add("" if cell is None else str(cell) for cell in cells)
 
-    def save(self, run, step):
+    def save(self, run: Run, step: int) -> None:
         """last.npz, so that the run can go on with step `step`."""
-        self.history.write()
         optimizer = run.optimizer.state() if run.optimizer else {}
         generators = {name: generator.state() for name, generator in run.generators.items()}
-        self._write(LAST, run, step, optimizer, generators)
+        try:
+            self.history.write()
+        finally:  # the run matters more than its history
+            self._write(LAST, run, step, optimizer, generators)
         self.saved_step, self.saved_at, self.failed = step, time.perf_counter(), False
 
-    def save_now_and_then(self, run, step, every=None):
+    def save_now_and_then(self, run: Run, step: int, every: int | None = None) -> OSError | None:
         """The same every `every` steps, or every SAVE_SECONDS -> None, or the OSError of a save
         that failed for the first time; the next is tried a while later."""
         now = time.perf_counter()
@@ -121,8 +132,9 @@ class Folder:
         except OSError as error:
             self.saved_at, first, self.failed = now, not self.failed, True
             return error if first else None
+        return None
 
-    def keep(self, run, step):
+    def keep(self, run: Run, step: int) -> Path:
         """model.npz -> its path."""
         self._write(MODEL, run, step, {}, {})
         return self.path / MODEL
@@ -137,7 +149,7 @@ class Folder:
         checkpoint.save(self.path / name, content)
 
 
-def command(name, path):
+def command(name: str, path: str | Path) -> str:
     """A command that can be pasted, as this program was called."""
     program = ["npnet"]
     if Path(sys.argv[0]).name == "__main__.py":
@@ -147,7 +159,7 @@ def command(name, path):
     return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
 
 
-def _locked(path):
+def _locked(path: Path) -> IO:
     """An open file with a lock that dies with this process."""
     file = open(path / LOCK, "ab")  # noqa: SIM115
     try:
@@ -179,9 +191,9 @@ def _restore(run, saved, path):
 class History:
     """history.csv: the lines of the steps before `start` stay, what follows them is replaced."""
 
-    def __init__(self, path, start):
-        self.path, self.pending = path, []
-        self.size = 0
+    def __init__(self, path: Path, start: int):
+        self.path, self.size = path, 0
+        self.pending: list[str] = []
         header = COLUMNS.encode() + b"\n"
         lines = path.read_bytes().splitlines(keepends=True) if start and path.exists() else []
         if lines[:1] == [header]:
@@ -194,16 +206,17 @@ class History:
         if self.size == 0:
             self.add([COLUMNS])
 
-    def add(self, cells):
+    def add(self, cells: Iterable[str]) -> None:
         self.pending.append(",".join(cells) + "\n")
 
-    def write(self):
+    def write(self) -> None:
         """Append what is pending; after a failure the next call repairs the end."""
         data = "".join(self.pending).encode()
         if not data:
             return
         try:
             with open(self.path, "r+b" if self.path.exists() else "w+b") as file:
+                self.size = min(self.size, file.seek(0, os.SEEK_END))
                 file.truncate(self.size)
                 file.seek(self.size)
                 file.write(data)
@@ -226,17 +239,14 @@ class Trained:
     words: list[str] | None
 
 
-def open_model(path, input_file=None):
+def open_model(path: str | Path, input_file: str | None = None) -> Trained:
     """The model of a run's folder, or in a file: Trained.
 
     A folder gives its model.npz, unless there is none or last.npz is another or a longer run; then
     last.npz, settled where that is needed (see npnet.runs).
     """
-    path = Path(path)
-    if path.is_dir():
-        path, saved = _newest(path)
-    else:
-        saved = checkpoint.load(path)
+    place = Path(path)
+    path, saved = _newest(place) if place.is_dir() else (place, checkpoint.load(place))
     preset, step = judged(saved.meta, path)
     words = _training_words(saved.meta, input_file)
     model = saved.model
@@ -250,7 +260,7 @@ def open_model(path, input_file=None):
     return Trained(path, model, saved.vocabulary, preset, step, words)
 
 
-def _newest(folder):
+def _newest(folder: Path) -> tuple[Path, checkpoint.Checkpoint]:
     files = [path for path in (folder / MODEL, folder / LAST) if path.exists()]
     if not files:
         raise ValueError(f"{folder} holds no model: there is no {MODEL} and no {LAST} in it")
@@ -267,7 +277,7 @@ def _newest(folder):
     return path, saved[path]
 
 
-def judged(meta, path):
+def judged(meta: dict[str, Any], path: Path) -> tuple[Preset, int]:
     """(preset, step) of a checkpoint's meta; one that npnet train did not write is refused."""
     try:
         preset = restored(meta["preset"])
