@@ -18,9 +18,9 @@ from npnet import chunked
 from oracle import chunked as reference
 from oracle import templates
 from oracle.cases import CASES, Case
-from oracle.proof.compare import within
+from oracle.proof.compare import decide, within
 from oracle.proof.draw import COMMON
-from oracle.proof.examine import Examination, decide
+from oracle.proof.examine import Examination
 from oracle.proof.mistakes import likely_mistake
 from oracle.proof.subject import arrays_in
 from oracle.prove import examine

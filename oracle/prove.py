@@ -14,7 +14,8 @@ from oracle.cases import CASES, Case
 from oracle.model_cases import MODEL_CASES
 from oracle.proof.compare import Mismatch, Result
 from oracle.proof.draw import COMMON, Draw, lay_out
-from oracle.proof.examine import Examination, Problem
+from oracle.proof.examine import Examination
+from oracle.proof.finding import Problem
 from oracle.proof.reference import Expected, Torch
 from oracle.proof.subject import Pair
 

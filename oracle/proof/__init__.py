@@ -8,6 +8,7 @@
     autograd    how far rounding can move what torch computes
     compare     is an array equal to its reference up to rounding?
     subject     anybody's forward and backward, in whatever style, behind one call
+    finding     what an examination is about, and what it can find
     examine     the property, for one example
     mistakes    which mistake fits
     report      the verdicts

@@ -72,7 +72,7 @@ def judge(
     draw       choices in the place of those of oracle.proof.draw.COMMON, {"layout": ["C"]} for code
                that takes contiguous arrays alone, {"values": ["normal"]} for tame numbers
     allow      the kinds of verdict that the project's own policy permits, "view", "dtype", "write"
-               or any of oracle.proof.examine.KINDS; the formula is judged anyway
+               or any of oracle.proof.finding.KINDS; the formula is judged anyway
     max_examples, seed   without them hypothesis' current settings decide
     dtype      float64 proves the formula, float32 that it can be computed so; or several
     magnitude  of ordinary values; saturated ones are 1000, or 50 without a torch expression

@@ -8,13 +8,18 @@ elementwise sum of |terms| and K their number. Accepted is
 
 Shape, dtype and finiteness come before values, and nothing broadcasts. For many operations M is a
 formula (`oracle.ops`); where there is none, `oracle.proof.autograd` measures it. `within` is the
-same with a bound of the caller's.
+same with a bound of the caller's, `decide` accepts an error below a small tolerance, too.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+
+# Relative to the value, and relative to the largest number: a right formula may be rounded
+# otherwise than the reference.
+TOLERANCE = {np.dtype(np.float64): (1e-9, 1e-10), np.dtype(np.float32): (1e-5, 1e-5)}
 
 
 @dataclass(frozen=True)
@@ -136,6 +141,29 @@ def within(
     place = f" at {list(index)}" if index else ""
     found = f"({got.dtype}){place} is {got[index]:.9g} where {expected[index]:.9g} was expected"
     return wrong(f"{found}: an error of {error[index]:.3g}", **figures)
+
+
+def decide(
+    got: np.ndarray,
+    value: np.ndarray,
+    scale: Callable[[], np.ndarray] | None,
+    terms: int,
+    largest: float,
+    name: str,
+    loose: float = 1,
+) -> Result:
+    """Whether an error is below the TOLERANCE, or within rounding where `scale` finds M.
+
+    largest   the largest number around, to which the absolute part is relative
+    """
+    relative, absolute = TOLERANCE[got.dtype]
+    bound = loose * (relative * np.abs(value) + absolute * largest)
+    result = within(got, value, bound, name=name)
+    gross = got.dtype == np.float64 and not result.error <= 1e-3 * largest
+    if result.ok or scale is None or gross:
+        return result
+    sure = compare(got, value, scale(), terms, upstream=largest, name=name)
+    return sure if sure.ok else result
 
 
 def assert_close(

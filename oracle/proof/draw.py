@@ -69,5 +69,11 @@ def lay_out(values: np.ndarray, layout: str, dtype: Any, batched: bool) -> np.nd
         a = wider[..., ::2]
     elif layout == "zero stride" and batched and a.dtype.kind == "f":
         a = np.broadcast_to(a[:1], a.shape)
+    return frozen(a)
+
+
+def frozen(a: Any) -> np.ndarray:
+    """Read-only from here on."""
+    a = np.asarray(a)
     a.flags.writeable = False
     return a

@@ -8,82 +8,31 @@ is a `Finding`, and the examination goes on, so that a gradient is judged whatev
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 
-from oracle.proof.compare import Result, compare, within
-from oracle.proof.draw import Arrays
-from oracle.proof.reference import Expected, NotJudged, Scales
-from oracle.proof.subject import Misuse, Pass, Subject, arrays_in, as_array
-
-WRONG_VALUE = "wrong value"
-WRONG_SHAPE = "wrong shape"
-WRONG_FORWARD = "wrong forward"
-OVERFLOW = "overflow"
-PRECISION = "precision"
-DTYPE = "dtype"
-ALIASING = "aliasing"
-WRITES = "writes into its inputs"
-STATE = "state"
-RANDOM = "random"
-CRASH = "crash"
-KINDS: tuple[str, ...] = (
-    WRONG_VALUE,
-    WRONG_SHAPE,
-    WRONG_FORWARD,
+from oracle.proof.compare import Result, compare, decide, within
+from oracle.proof.draw import Arrays, frozen
+from oracle.proof.finding import (
+    ALIASING,
+    CRASH,
+    DTYPE,
+    FORMULA,
     OVERFLOW,
     PRECISION,
-    DTYPE,
-    ALIASING,
+    RANDOM,
+    STATE,
     WRITES,
+    WRONG_FORWARD,
+    WRONG_SHAPE,
+    WRONG_VALUE,
+    Finding,
+    Problem,
 )
-KINDS += (STATE, RANDOM, CRASH)
-# What says that a gradient's numbers are wrong, so that no further comparison of them is needed.
-FORMULA = {WRONG_VALUE, WRONG_SHAPE, OVERFLOW, PRECISION}
-
-# Relative to the value, and relative to the largest number: a right formula may be rounded
-# otherwise than the reference.
-TOLERANCE = {np.dtype(np.float64): (1e-9, 1e-10), np.dtype(np.float32): (1e-5, 1e-5)}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is not right with `name`, "y" or "dx" or a function, in one example."""
-
-    name: str
-    kind: str
-    sentence: str
-    culprit: str
-    result: Result | None = None
-    got: Any = None
-
-    @property
-    def key(self) -> tuple[str, str]:
-        return self.name, self.kind
-
-
-@dataclass
-class Problem:
-    """One example as arrays: read-only inputs as the subject gets them, in one dtype.
-
-    batched    the inputs with a batch axis in front, and "y" where the result has one
-    batch      its length; below 2 there is nothing to permute or to halve
-    separable  whether the gradients of two halves of a batch add up to those of the whole
-    strict     whether overflow and division by zero are errors, however the result looks
-    """
-
-    inputs: Arrays
-    dys: tuple[np.ndarray, ...]
-    options: Mapping[str, Any]
-    dtype: np.dtype
-    rng: np.random.Generator
-    batched: tuple[str, ...] = ()
-    batch: int = 0
-    separable: bool = False
-    strict: bool = False
+from oracle.proof.reference import Expected, NotJudged, Scales
+from oracle.proof.subject import Misuse, Pass, Subject, arrays_in, as_array
 
 
 class Stop(Exception):
@@ -167,12 +116,12 @@ class Examination:
         return any(key[0] == name and key[1] in FORMULA | {WRONG_FORWARD} for key in self.findings)
 
     def call(self, culprit: str, function: Callable, *arguments: Any, **options: Any) -> Any:
+        # An invalid operation leaves a NaN; BLAS now and then sets the flag without one.
         how: Literal["raise", "ignore"] = "raise" if self.problem.strict else "ignore"
-        # (an invalid operation leaves a NaN; BLAS now and then sets the flag without one)
         try:
             with np.errstate(over=how, divide=how, invalid="ignore", under="ignore"):
                 return function(*arguments, **options)
-        except (Misuse, KeyboardInterrupt):
+        except Misuse:
             raise
         except Exception as error:
             if type(error).__module__.startswith("hypothesis"):  # assume() and the like
@@ -189,7 +138,7 @@ class Examination:
             raise Stop from error
 
     def forward(self, inputs: Arrays) -> Pass:
-        inputs = inputs if self.locked else {n: writable(a) for n, a in inputs.items()}
+        inputs = inputs if self.locked else {n: np.array(a) for n, a in inputs.items()}
         found: Pass = self.call(
             self.subject.forward_title, self.subject.forward, inputs, self.problem.options
         )
@@ -203,7 +152,7 @@ class Examination:
         return found
 
     def backward(self, forward: Pass, dys: tuple, **out: Any) -> dict[str, Any]:
-        dys = dys if self.locked else tuple(map(writable, dys))
+        dys = dys if self.locked else tuple(map(np.array, dys))
         try:
             found = self.call(self.subject.title, forward.backward, dys, **out)
         except Misuse as misuse:
@@ -222,15 +171,14 @@ class Examination:
         self,
         found: Mapping[str, Any],
         when: str = "",
-        expected: Arrays | None = None,
         scale: Arrays | None = None,
     ) -> None:
         """Note which gradients are not what is expected."""
         for name, got in found.items():
             if not self.wrong(f"d{name}"):
-                value = (expected or self.expected.gradients)[name]
+                value = self.expected.gradients[name]
                 measured = partial(scale.__getitem__, name) if scale else self.scale_of(name)
-                self.compare(f"d{name}", got, value, measured, when, name if not expected else "")
+                self.compare(f"d{name}", got, value, measured, when, name)
 
     def scale_of_output(self, k: int) -> np.ndarray:
         return self.scales()[0][k]
@@ -311,13 +259,10 @@ class Examination:
             given = {f"the input {n}": a for n, a in problem.inputs.items()}
             given["the upstream gradient"] = problem.dys[0]
             if len(problem.dys) > 1:
-                given |= {
-                    f"the upstream gradient d{n}": a
-                    for n, a in zip(self.outputs, problem.dys, strict=True)
-                }
-            results = {
-                f"the result {n}": a for n, a in zip(self.outputs, forward.outputs, strict=True)
-            }
+                named = zip(self.outputs, problem.dys, strict=True)
+                given |= {f"the upstream gradient d{name}": dy for name, dy in named}
+            returned = zip(self.outputs, forward.outputs, strict=True)
+            results = {f"the result {name}": y for name, y in returned}
             kept = {f"array {i} of the cache": a for i, a in enumerate(forward.cache)}
             before = {what: np.asarray(a).tobytes() for what, a in (given | results | kept).items()}
             found = self.backward(forward, problem.dys)
@@ -330,8 +275,14 @@ class Examination:
             self.judge_outputs(forward.outputs)
         self.close(found)
 
-        if not self.locked:
-            return None
+        if self.locked:
+            bits = {name: np.asarray(gradient).tobytes() for name, gradient in found.items()}
+            self.memory(found, given, results, kept)
+            self.repeated(forward, found, bits)
+            self.unmodified(given | results | kept, before)
+
+    def memory(self, found: dict[str, Any], given: Arrays, results: Arrays, kept: Arrays) -> None:
+        """No result is a view of what was given, and no gradient of anything else."""
         for what, a in results.items():
             for source, array in given.items():
                 if np.shares_memory(a, array):
@@ -339,17 +290,17 @@ class Examination:
                     self.note(what.removeprefix("the result "), ALIASING, said)
         owners = given | results | kept
         for name, gradient in found.items():
-            if isinstance(gradient, np.ndarray):
-                for what, array in owners.items():
-                    if np.shares_memory(gradient, np.asarray(array)):
-                        said = f"d{name} shares memory with {what}: return a copy"
-                        self.note(f"d{name}", ALIASING, said)
-                        break
+            for what, array in owners.items():
+                if np.shares_memory(np.asarray(gradient), np.asarray(array)):
+                    said = f"d{name} shares memory with {what}: return a copy"
+                    self.note(f"d{name}", ALIASING, said)
+                    break
             owners = owners | {f"d{name}": np.asarray(gradient)}
-        bits = {name: np.asarray(gradient).tobytes() for name, gradient in found.items()}
 
+    def repeated(self, forward: Pass, found: dict[str, Any], bits: dict[str, bytes]) -> None:
+        """The same bits again, whatever was called between."""
+        problem, factor = self.problem, self.problem.dtype.type(1.5)
         floating = {n for n, a in problem.inputs.items() if a.dtype.kind == "f"}
-        factor = problem.dtype.type(1.5)
         other = {n: frozen(factor * a) if n in floating else a for n, a in problem.inputs.items()}
         self.both(other, tuple(frozen(np.asarray(factor * dy)) for dy in problem.dys))
         for name, gradient in found.items():
@@ -358,19 +309,19 @@ class Examination:
                 self.note(f"d{name}", ALIASING, said)
         for name, gradient in self.backward(forward, problem.dys).items():
             if np.asarray(gradient).tobytes() != bits[name]:
-                kept_on = self.accumulated(gradient, found[name])
-                said = f"d{name} has other bits the second time{kept_on}"
+                first = np.frombuffer(bits[name], np.asarray(found[name]).dtype)
+                again = self.accumulated(np.ravel(gradient), first)
+                said = f"d{name} has other bits the second time{again}"
                 self.note(f"d{name}", STATE, said, got=gradient)
         y_again = self.forward(problem.inputs).outputs
         for name, y, first in zip(self.outputs, y_again, forward.outputs, strict=True):
             if np.asarray(y).tobytes() != np.asarray(first).tobytes():
                 self.note(name, RANDOM, f"{name} has other bits the second time")
-        self.unmodified(given | results | kept, before)
-        return None
 
     @staticmethod
-    def accumulated(again: Any, first: Any) -> str:
-        twice = np.allclose(again, 2 * np.asarray(first), rtol=1e-6) and np.any(first)
+    def accumulated(again: np.ndarray, first: np.ndarray) -> str:
+        same = again.shape == first.shape and np.any(first)
+        twice = same and np.allclose(again, 2 * first, rtol=1e-6)
         return ": it accumulates between calls" if twice else ""
 
     def judge_outputs(self, outputs: tuple) -> None:
@@ -419,7 +370,7 @@ class Examination:
             self.findings = before
             scales = [self.expect(dys).scale()[1] for dys in (part, rest)]  # type: ignore[misc]
             scale = {n: scales[0][n] + scales[1][n] for n in total}
-            self.close(total, "as the sum over two parts of dy, ", self.expected.gradients, scale)
+            self.close(total, "as the sum over two parts of dy, ", scale)
         if all(dy.ndim == 0 for dy in problem.dys) and self.problem.strict:
             number = tuple(float(dy) for dy in problem.dys)
             self.close(self.backward(forward, number), "for a Python float, ")
@@ -483,29 +434,6 @@ class Examination:
                     self.note(f"d{name}", WRONG_VALUE, f"d{name} is not what stands in `out`")
 
 
-def decide(
-    got: np.ndarray,
-    value: np.ndarray,
-    scale: Callable[[], np.ndarray] | None,
-    terms: int,
-    largest: float,
-    name: str,
-    loose: float = 1,
-) -> Result:
-    """Whether an error is below the TOLERANCE, or within rounding where `scale` finds M.
-
-    largest   the largest number around, to which the absolute part is relative
-    """
-    relative, absolute = TOLERANCE[got.dtype]
-    bound = loose * (relative * np.abs(value) + absolute * largest)
-    result = within(got, value, bound, name=name)
-    gross = got.dtype == np.float64 and not result.error <= 1e-3 * largest
-    if result.ok or scale is None or gross:
-        return result
-    sure = compare(got, value, scale(), terms, upstream=largest, name=name)
-    return sure if sure.ok else result
-
-
 class WriteAttempt(Exception):
     """Something wrote into an array that was given to it."""
 
@@ -520,13 +448,3 @@ def takes_out(function: Callable) -> bool:
 def lock(forward: Pass) -> None:
     for array in arrays_in((forward.outputs, forward.cache)):
         array.flags.writeable = False
-
-
-def frozen(a: Any) -> np.ndarray:
-    a = np.asarray(a)
-    a.flags.writeable = False
-    return a
-
-
-def writable(a: np.ndarray) -> np.ndarray:
-    return np.array(a)

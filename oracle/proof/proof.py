@@ -8,16 +8,28 @@ from typing import Any
 
 import numpy as np
 
-from oracle.proof import examine
+from oracle.proof.compare import TOLERANCE
 from oracle.proof.draw import COMMON, Arrays, Draw, lay_out
-from oracle.proof.examine import FORMULA, TOLERANCE, Examination, Finding, Problem
+from oracle.proof.examine import Examination
+from oracle.proof.finding import (
+    ALIASING,
+    CRASH,
+    FORMULA,
+    KINDS,
+    RANDOM,
+    STATE,
+    WRITES,
+    WRONG_FORWARD,
+    Finding,
+    Problem,
+)
 from oracle.proof.mistakes import likely_mistake
 from oracle.proof.reference import Expected, Forward, NotJudged, Torch
 from oracle.proof.report import NOT_JUDGED, Report, Verdict
 from oracle.proof.signature import extent, letters, parse
 from oracle.proof.subject import Pair, Subject, as_array
 
-ALLOWED = {"view": examine.ALIASING, "write": examine.WRITES} | {k: k for k in examine.KINDS}
+ALLOWED = {"view": ALIASING, "write": WRITES} | {k: k for k in KINDS}
 SIZES = (1, 6)
 CLEAR = (5, 3, 7, 11, 13, 17, 19)  # sizes that cannot be confused
 
@@ -224,7 +236,7 @@ class Proof:
     def hint(self, failure: Failure) -> str:
         """The mistake that fits, best where sizes cannot be confused and values are tame."""
         finding = failure.finding
-        if finding.kind not in FORMULA | {examine.STATE, examine.RANDOM}:
+        if finding.kind not in FORMULA | {STATE, RANDOM}:
             return ""
         primes = iter(CLEAR)
         clear = {
@@ -267,7 +279,7 @@ class Proof:
                 return None
 
         first = {f"d{n}": g for n, g in expected.gradients.items()}
-        state = finding.kind == examine.STATE
+        state = finding.kind == STATE
         return likely_mistake(
             name,
             expected.gradients[name[1:]] if state else finding.got,
@@ -277,7 +289,7 @@ class Proof:
             dy=dys[0],
             ones=expected.ones.get(name[1:]),
             again=finding.got if state else None,
-            random=finding.kind == examine.RANDOM,
+            random=finding.kind == RANDOM,
             elsewhere=None if state else elsewhere,
         )
 
@@ -294,8 +306,8 @@ class Proof:
             remarks += [
                 f"allowed: {f.finding.sentence}" for f in own if f.finding.kind in self.allowed
             ]
-            if not any(v.kind in FORMULA | {examine.WRONG_FORWARD} for v in wrong) and not any(
-                key[1] == examine.CRASH for key in self.found
+            if not any(v.kind in FORMULA | {WRONG_FORWARD} for v in wrong) and not any(
+                key[1] == CRASH for key in self.found
             ):
                 absent = name[1:] not in self.given and name != "y"
                 kind: dict[str, Any] = {"kind": NOT_JUDGED, "sentence": "never returned"}

@@ -15,7 +15,7 @@ NOT_JUDGED = "not judged"
 class Verdict:
     """What became of one gradient, "dx", of a result, "y", or of one of the two functions.
 
-    kind       "right", "not judged" or one of oracle.proof.examine.KINDS
+    kind       "right", "not judged" or one of oracle.proof.finding.KINDS
     sentence   what is wrong, in the smallest example that shows it
     example    that example, for `example=`
     hint       the mistake that may fit, or nothing
