@@ -167,10 +167,10 @@ def _chosen_preset(args):
     if args.type:
         types = [name.removeprefix("makemore-") for name in PRESETS if name.startswith("makemore-")]
         if args.type not in types:
-            raise ValueError(f"unknown type {args.type!r}; there are {', '.join(types)}")
+            raise ValueError(
+                f"unknown type {args.type!r}; there are {', '.join(types)} (see npnet train --help)"
+            )
         return _with_flags(named(f"makemore-{args.type}", args.max_steps), args)
-    if not args.preset and args.max_steps is not None and args.max_steps < 1:
-        raise ValueError(f"--max-steps must be at least 1, got {args.max_steps}")
     return _with_flags(named(args.preset or "notebook", args.max_steps), args)
 
 
@@ -339,9 +339,7 @@ def diagnose(args: Namespace, console: Console) -> int:
     with console.deferred():
         from npnet import diagnose as diagnostics
 
-    if args.preset not in PRESETS:
-        raise ValueError(f"unknown preset {args.preset!r}; there are {', '.join(PRESETS)}")
-    words = _words(args.input_file or NAMES, console)
     preset = named(args.preset, args.max_steps)
+    words = _words(args.input_file or NAMES, console)
     diagnostics.diagnose(preset, words, args.plot, lambda what: console.stage(what).advance)
     return 0

@@ -231,6 +231,8 @@ PRESETS = {preset.name: preset for preset in _PRESETS}
 
 def notebook(steps):
     """The main job: the notebook's MLP for `steps` steps, the rate a tenth from their half on."""
+    if steps < 1:
+        raise ValueError(f"--max-steps must be at least 1, got {steps}")
     values = {field.name: getattr(PRESETS["part4"], field.name) for field in fields(Lecture)}
     values |= {"name": "notebook", "steps": steps, "drop_at": steps // 2}
     return Notebook(**values | {"splits": ("train", "val", "test")})
@@ -244,7 +246,9 @@ def named(name, max_steps=None):
     if name == "notebook":
         return notebook(NOTEBOOK_STEPS if max_steps is None else max_steps)
     if name not in PRESETS:
-        raise ValueError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
+        raise ValueError(
+            f"unknown preset {name!r}; there are {', '.join(PRESETS)} (see npnet train --help)"
+        )
     return PRESETS[name] if max_steps is None else replace(PRESETS[name], stop=max_steps)
 
 
