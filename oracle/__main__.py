@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 
 from npnet.data import NAMES
-
-EXERCISES = ("chunked", "cross_entropy", "batch_norm", "layer_norm", "attention", "gru")
+from oracle.exercise import EXERCISES
 
 
 class Parser(argparse.ArgumentParser):
@@ -132,14 +131,14 @@ def parser():
 
 
 def new_exercise(args):
-    from oracle.exercise import new
+    from oracle.exercise.answers import new
 
     new(args.file, args.exercise, args.solution)
     return 0
 
 
 def check_exercise(args):
-    from oracle.exercise import check
+    from oracle.exercise.answers import check
 
     return 0 if check(args.file, args.examples, args.seed) else 1
 

@@ -16,8 +16,8 @@ import torch
 
 from npnet import chunked
 from oracle import chunked as reference
-from oracle import templates
 from oracle.cases import CASES, Case
+from oracle.exercise import EXERCISES, templates
 from oracle.proof.compare import decide, within
 from oracle.proof.draw import COMMON
 from oracle.proof.examine import Examination
@@ -98,10 +98,8 @@ def check(path: Path, examples: int = 50, seed: int | None = None) -> bool:
         print(problem(error, path))
         return False
     exercise = mine.get("EXERCISE", "chunked")
-    if exercise not in templates.EXERCISES:
-        raise ValueError(
-            f"{path}: EXERCISE is {exercise!r}, but there are {', '.join(templates.EXERCISES)}"
-        )
+    if exercise not in EXERCISES:
+        raise ValueError(f"{path}: EXERCISE is {exercise!r}, but there are {', '.join(EXERCISES)}")
     seed = int(np.random.default_rng().integers(2**32)) if seed is None else seed
     rng = np.random.default_rng(seed)
     rows: dict[str, tuple[str, str]] = {}

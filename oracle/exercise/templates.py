@@ -25,7 +25,6 @@ OPERATIONS = {
     "attention": ("causal_attention", "dy (n, T, C) -> dqkv (n, T, 3C)"),
     "gru": ("gru", "dy (n, T, H) -> dx (n, T, C), dh0 (H,), dw (C + H, 3H), db (3H,)"),
 }
-EXERCISES = ("chunked", *OPERATIONS)
 HEADER = '''"""The exercise {exercise}: derive the backward pass by hand, in NumPy.
 
 {what}
