@@ -12,12 +12,19 @@ if __name__ == "__main__":  # before NumPy starts its threads
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
-from benchmarks import generate, imports, measure, runs, scale, step
+from benchmarks import bounds, generate, imports, measure, runs, scale, step
 from benchmarks.peers import numpy_microgpt
 from benchmarks.rows import ROWS
 from npnet.data import NAMES, DataError, read_words
 
-MODULES = {"step": step, "generate": generate, "import": imports, "scale": scale, "runs": runs}
+MODULES = {
+    "step": step,
+    "generate": generate,
+    "import": imports,
+    "scale": scale,
+    "runs": runs,
+    "bounds": bounds,
+}
 DEFAULT = ("step", "generate", "import")
 
 
@@ -45,6 +52,8 @@ def arguments():
     )  # fmt: skip
     add("--compile", action="store_true", help="torch.compile too, which is slow to build")
     add("--peer", metavar="DIR", help="a copy of microgpt-efficiency, for the row microgpt")
+    add = made["bounds"].add_argument
+    add("names", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)} (default: all)")
     add = made["scale"].add_argument
     add("names", nargs="*", metavar="SERIES", help=f"of {', '.join(scale.SERIES)} (default: all)")
     add("--plot", metavar="FILE", help="draw the picture too, .png or .svg")
@@ -56,19 +65,24 @@ def arguments():
 
 def measured(args, words):
     if args.command == "step":
-        return step.measure(words, args.names, args.seconds, args.only, args.compile, args.peer)
+        compiled = args.compile or "torch compile" in (args.only or ())
+        return step.measure(words, args.names, args.seconds, args.only, compiled, args.peer)
     if args.command == "generate":
         return generate.measure(words)
     if args.command == "import":
         return imports.measure()
     if args.command == "scale":
         return scale.measure(args.names)
+    if args.command == "bounds":
+        return bounds.measure(words, args.names)
     return runs.measure(args.input_file, args.names, args.steps)
 
 
 def mistake(parser, args):
     """What is wrong with the arguments, in one line, or None."""
-    known = {"step": ROWS, "scale": scale.SERIES, "runs": runs.STEPS}.get(args.command, ())
+    known = {"step": ROWS, "bounds": ROWS, "scale": scale.SERIES, "runs": runs.STEPS}.get(
+        args.command, ()
+    )
     if unknown := sorted(set(getattr(args, "names", [])) - set(known)):
         return f"unknown name {', '.join(unknown)}; {args.command} has {', '.join(known)}"
     if getattr(args, "plot", None) and not measure.installed("matplotlib"):

@@ -50,7 +50,7 @@ def measure(names=None, seconds=0.3):
         for value, (row, vocab_size) in SERIES[series][1].items():
             progress.say(f"{series} {value}")
             task = SizedTask(f"{series} {value}", row, vocab_size)
-            made = makers(task, compiled=False, folder=None)
+            made = makers(task)
             peers = {name: made[name]() for name in ("npnet", "torch") if name in made}
             found[series][value] = summary(interleave(peers, seconds))
             progress.advance()

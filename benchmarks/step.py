@@ -37,7 +37,7 @@ def npnet_peer(task):
     return Peer(train, check)
 
 
-def makers(task, compiled, folder):
+def makers(task, compiled=False, folder=None):
     """name -> a function that makes the Peer, for all that can be had here."""
     made = {"npnet": partial(npnet_peer, task)}
     if installed("torch"):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import generate, imports, runs, scale
+from benchmarks import bounds, generate, imports, runs, scale
 from benchmarks.__main__ import main
 from benchmarks.measure import Peer, agree, summary, table
 from benchmarks.rows import ROWS, Task
@@ -24,7 +24,7 @@ def cells(printed):
 def test_every_peer_finds_the_losses_of_npnet(name):
     task = Task(name, ROWS[name], WORDS)
     made = {}
-    for peer, make in makers(task, compiled=False, folder=None).items():
+    for peer, make in makers(task).items():
         try:
             made[peer] = make()
         except OSError:
@@ -37,7 +37,7 @@ def test_every_peer_finds_the_losses_of_npnet(name):
 
 def test_a_peer_that_does_other_work_is_named():
     task = Task("rnn", ROWS["rnn"], WORDS)
-    peers = {"npnet": makers(task, compiled=False, folder=None)["npnet"]()}
+    peers = {"npnet": makers(task)["npnet"]()}
     one = peers["npnet"].check
     peers["lazy"] = Peer(lambda n: None, lambda x, y: [one(x, y)[0]] * 2)
     with pytest.raises(AssertionError, match="rnn: losses of two steps in lazy are"):
@@ -123,3 +123,28 @@ def test_whole_runs_end_at_the_same_loss(tmp_path, capsys):
     ours, theirs = found["mlp"]["npnet"], found["mlp"]["torch"]
     assert abs(ours["loss"] - theirs["loss"]) < 0.3 and ours["bytes"] < theirs["bytes"]
     assert f"{ours['loss']:.3f}" in cells(capsys.readouterr().out)
+
+
+def test_calls_and_bytes_of_a_step_are_counted():
+    a = np.ones((2, 3)).view(bounds.Counted)
+    bounds.counted.clear()
+    b = a + 1  # reads 48, writes 48
+    b *= a  # reads twice 48, writes 48
+    b.sum(0)  # reads 48, writes 24
+    np.matmul(b, a.T, out=np.empty((2, 2)))  # reads twice 48, writes 32
+    assert bounds.counted == {"calls": 4, "bytes": 96 + 144 + 72 + 128}
+    a[:, 0], a.T, a.reshape(3, 2)  # views
+    assert bounds.counted["calls"] == 4
+    a[np.array([0, 0, 1])], a.take([0], axis=0), a.copy()
+    assert bounds.counted["calls"] == 7
+
+
+def test_a_counted_step_is_the_step(capsys):
+    plain, counted = (Task("mlp", ROWS["mlp"], WORDS) for _ in range(2))
+    makers(plain)["npnet"]().train(11)
+    found = bounds.count(counted)
+    np.testing.assert_array_equal(counted.model.data, plain.model.data)
+    assert found["calls"] > 20 and found["bytes"] > plain.model.data.nbytes
+    assert type(counted.model.data) is np.ndarray
+    bounds.show(bounds.measure(WORDS, ["mlp"], seconds=0))
+    assert f"{found['calls']:.0f}" in cells(capsys.readouterr().out)
