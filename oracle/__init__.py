@@ -16,6 +16,7 @@ _HOME = {
     "oracle.proof.compare": ["Mismatch"],
     "oracle.proof.fuzz": ["inputs"],
     "oracle.proof.pytest_plugin": ["each_gradient"],
+    "oracle.proof.layer": ["Spy", "layer"],
     "oracle.proof.report": ["Report", "Verdict"],
 }
 __all__ = sorted(name for names in _HOME.values() for name in names)

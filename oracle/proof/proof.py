@@ -1,7 +1,6 @@
 """What is to be proven about one backward pass, and what was found: examples in, verdicts out."""
 
 import hashlib
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,8 +25,8 @@ from oracle.proof.finding import (
 from oracle.proof.mistakes import likely_mistake
 from oracle.proof.reference import Expected, Forward, NotJudged, Torch
 from oracle.proof.report import NOT_JUDGED, Report, Verdict
-from oracle.proof.signature import extent, letters, parse
-from oracle.proof.subject import Pair, Subject, as_array
+from oracle.proof.signature import extent, letters, parse, sized
+from oracle.proof.subject import Pair, Subject, as_array, input_names
 
 ALLOWED = {"view": ALIASING, "write": WRITES} | {k: k for k in KINDS}
 SIZES = (1, 6)
@@ -74,15 +73,16 @@ class Proof:
         magnitude: float = 1.0,
     ):
         ids, sizes, draw = ids or {}, sizes or {}, draw or {}
-        self.signature, self.options = signature, dict(options or {})
+        self.signature = signature
         self.inputs, self.outputs = parse(signature)
         if isinstance(forward, Subject):
             self.subject: Subject = forward
             forward.bind(len(self.inputs), len(self.outputs))
         else:
-            names = input_names(forward, len(self.inputs))
+            names = input_names(forward, 0, len(self.inputs))
             self.subject = Pair(forward, backward, names, (), len(self.outputs))
         self.names = self.subject.names
+        self.options = {**self.subject.options, **(options or {})}
         self.ids = {
             self.name_of(key): high if isinstance(high, tuple) else (0, high)
             for key, high in ids.items()
@@ -123,11 +123,13 @@ class Proof:
         )
         self.found: dict[tuple[str, str], Failure] = {}
         self.given: set[str] = set()
+        self.remarks: dict[str, None] = {}
         self.errors: dict[str, float] = {}
         self.examples = self.judged = self.kinks = self.undefined = 0
-        functions = [*self.subject.calls, getattr(reference, "__name__", "None")]
-        self.calls = [*functions, repr(signature)]
-        self.digest = hashlib.sha256(repr(self.calls).encode()).digest()
+        beside = getattr(reference, "__name__", "None")
+        self.calls = [*self.subject.calls, beside, repr(signature)]
+        self.pasted = bool(self.subject.calls) and beside.isidentifier()
+        self.digest = hashlib.sha256(repr([self.subject.title, *self.calls]).encode()).digest()
 
     def name_of(self, key: str | int) -> str:
         if isinstance(key, int) and 0 <= key < len(self.names):
@@ -160,6 +162,7 @@ class Proof:
             if other is not examination.expected:
                 found = examination.against(other, examination.expect).run()
         self.judged += 1
+        self.remarks |= dict.fromkeys(examination.remarks)
         self.kinks += sum(int(mask.sum()) for mask in examination.expected.kinked.values())
         self.given |= set(self.wanted) - examination.absent
         for result in examination.results:
@@ -170,7 +173,9 @@ class Proof:
 
     def examination(self, example: dict[str, Any], dtype: np.dtype) -> Examination:
         problem = self.problem(example, dtype)
-        wide, options = widened(problem.inputs), problem.options
+        wide = widened(problem.inputs)
+        own = self.subject.options if self.torch else {}  # of a constructor, say
+        options = {name: value for name, value in problem.options.items() if name not in own}
         examination = Examination(self.subject, problem, self.wanted, tolerant=True)
         if not examination.probe():
             return examination
@@ -188,10 +193,7 @@ class Proof:
     def problem(self, example: dict[str, Any], dtype: np.dtype) -> Problem:
         """The example as arrays."""
         sizes, layout = example["sizes"], example["layout"]
-        options = {
-            name: sizes[value] if isinstance(value, str) and value in sizes else value
-            for name, value in example["options"].items()
-        }
+        options = {name: sized(value, sizes) for name, value in example["options"].items()}
         least = 0 if 0 in sizes.values() else 1
         shapes = [extent(shape, sizes) for shape in (*self.inputs, *self.outputs)]
         if min((n for shape in shapes for n in shape), default=1) < least:
@@ -298,7 +300,7 @@ class Proof:
         if not self.found and not self.judged:
             whose = "the reference" if self.torch else self.subject.forward_title
             raise ValueError(f"{whose} is not finite, or has no derivative, in any example")
-        verdicts, remarks = [], []
+        verdicts, remarks = [], list(self.remarks)
         rest = dict(self.found)
         for name in [*(["y"] if self.torch else []), *(f"d{name}" for name in self.wanted)]:
             own = [rest.pop(key) for key in list(rest) if key[0] == name]
@@ -330,7 +332,12 @@ class Proof:
 
     def verdict(self, failure: Failure) -> Verdict:
         finding, example = failure.finding, failure.example
-        drawn = {**dict(sorted(example["sizes"].items())), **example["options"]}
+        drawn = dict(sorted(example["sizes"].items()))
+        drawn |= {
+            name: value
+            for name, value in example["options"].items()
+            if sized(value, example["sizes"]) == value
+        }
         drawn["seed"] = example["seed"]
         drawn |= {n: example[n] for n in COMMON if example[n] != self.choices[n][0]}
         at = ", ".join(f"{name} = {value!r}" for name, value in drawn.items())
@@ -346,7 +353,7 @@ class Proof:
 
     def reproduce(self, example: dict[str, Any]) -> str:
         """A line to be pasted where every function in it has a name."""
-        if not all(name.isidentifier() or name == "None" for name in self.calls[:-1]):
+        if not self.pasted:
             return f"the same call with example={example}"
         arguments = ", ".join(self.calls)
         arguments += f", ids={self.ids}" * bool(self.ids)
@@ -364,13 +371,3 @@ def widened(inputs: Arrays) -> Arrays:
 
 def widened_one(a: np.ndarray) -> np.ndarray:
     return np.array(a, np.float64 if a.dtype.kind == "f" else None, order="C")
-
-
-def input_names(forward: Callable, count: int) -> list[str]:
-    """The names of the forward's first parameters, or x0, x1, ... where it does not tell."""
-    try:
-        parameters = list(inspect.signature(forward).parameters.values())[:count]
-    except (TypeError, ValueError):
-        parameters = []
-    plain = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return plain if len(plain) == count else [f"x{i}" for i in range(count)]

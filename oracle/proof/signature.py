@@ -7,6 +7,7 @@ import ast
 import operator
 import re
 from collections.abc import Mapping
+from typing import Any
 
 Axis = ast.expr
 Shape = tuple[Axis, ...]
@@ -67,6 +68,21 @@ def letters_of(axis: Axis) -> set[str]:
 
 def extent(shape: Shape, sizes: Mapping[str, int]) -> tuple[int, ...]:
     return tuple(_size(axis, sizes) for axis in shape)
+
+
+def sized(value: Any, sizes: Mapping[str, int]) -> Any:
+    """An option in which a text such as "n" or "2*n", of letters that are sizes, is a number; also
+    inside of tuples and lists."""
+    if isinstance(value, tuple | list):
+        return type(value)(sized(part, sizes) for part in value)
+    if not isinstance(value, str):
+        return value
+    try:
+        axis = ast.parse(value.strip(), mode="eval").body
+        found = letters_of(axis)
+    except (SyntaxError, ValueError):
+        return value
+    return _size(axis, sizes) if found and found <= sizes.keys() else value
 
 
 def _size(axis: Axis, sizes: Mapping[str, int]) -> int:

@@ -38,8 +38,10 @@ class Subject:
     wanted: list[str]
     title: str
     forward_title: str
-    calls: tuple[str, ...] = ()  # how the two are written in a call that can be pasted
+    calls: tuple[str, ...] = ()  # the first two arguments of a call that can be pasted
     upstream = True  # whether the backward takes an upstream gradient
+    accumulates = False  # whether a second backward may add to the gradients of the first
+    options: Mapping[str, Any] = {}  # to be drawn for it, beside those of the forward
 
     def bind(self, inputs: int, results: int) -> None:
         """Set `names` for a signature with so many inputs and results."""
@@ -74,7 +76,8 @@ class Pair(Subject):
         self.names, self.wanted, self.results = list(names), list(wanted), results
         self.upstream = backward is not None
         self.title, self.forward_title = title(backward or forward), title(forward)
-        self.calls = (title(forward), title(backward) if backward else "None")
+        calls = (title(forward), title(backward) if backward else "None")
+        self.calls = calls if all(map(str.isidentifier, calls)) else ()
 
     def forward(self, inputs: Arrays, options: Mapping[str, Any]) -> Pass:
         found = self.function(*inputs.values(), **options)
@@ -86,7 +89,7 @@ class Pair(Subject):
                 )
             loss, *rest = found
             return Pass((loss,), lambda dys: by_name(rest[0] if len(rest) == 1 else rest, self))
-        outputs, cache, cached = self.divide(found)
+        outputs, cache, cached = divide(found, self.results)
 
         def backward(dys: tuple, **out: Any) -> dict[str, Any]:
             what = (cache,) if cached else tuple(inputs.values())
@@ -96,34 +99,28 @@ class Pair(Subject):
 
         return Pass(outputs, backward, list(arrays_in(cache)))
 
-    def divide(self, found: Any) -> tuple[tuple, Any, bool]:
-        """What the forward returned -> results, cache, whether there is a cache."""
-        k = self.results
-        if not isinstance(found, tuple | list):
-            return (found,), (), False
-        if k == 1:
-            return (tuple(found[:1]), found[1], True) if len(found) == 2 else ((found,), (), False)
-        if len(found) == 2 and isinstance(found[0], tuple | list):
-            return tuple(found[0]), found[1], True
-        if len(found) == k + 1:
-            return tuple(found[:k]), found[k], True
-        return tuple(found), (), False
-
     def takes_a_tuple(self, others: int) -> bool:
         """Whether several upstream gradients go to the backward as one argument."""
         if self.results == 1:
             return False
-        try:
-            parameters = inspect.signature(self.pullback).parameters.values()  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            return False
-        positional = [
-            p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-        ]
-        required = [p for p in positional if p.default is p.empty]
-        return len(required) == 1 + others and not any(
-            p.kind == p.VAR_POSITIONAL for p in parameters
-        )
+        required = [p for p in positional(self.pullback) if p.default is p.empty]
+        return len(required) == 1 + others and not takes_any(self.pullback)
+
+
+def divide(found: Any, results: int) -> tuple[tuple, Any, bool]:
+    """What a forward returned -> the results, the cache, whether there is a cache."""
+    k = results
+    if isinstance(found, Mapping) and len(found) == k:
+        return tuple(found.values()), (), False
+    if not isinstance(found, tuple | list):
+        return (found,), (), False
+    if k == 1:
+        return (tuple(found[:1]), found[1], True) if len(found) == 2 else ((found,), (), False)
+    if len(found) == 2 and isinstance(found[0], tuple | list):
+        return tuple(found[0]), found[1], True
+    if len(found) == k + 1:
+        return tuple(found[:k]), found[k], True
+    return tuple(found), (), False
 
 
 def by_name(found: Any, subject: Any) -> dict[str, Any]:
@@ -132,8 +129,7 @@ def by_name(found: Any, subject: Any) -> dict[str, Any]:
     if isinstance(found, Mapping):
         gradients = {}
         for name in wanted:
-            spellings = (f"d{name}", name, f"grad_{name}", f"{name}_grad", f"d_{name}")
-            key = next((key for key in spellings if key in found), None)
+            key = named(name, found)
             if key is None:
                 raise Misuse(
                     f"{subject.title} returns {', '.join(map(str, found))}, but no d{name}; name "
@@ -151,6 +147,44 @@ def by_name(found: Any, subject: Any) -> dict[str, Any]:
         count = f"{len(found)} gradients" if isinstance(found, tuple | list) else described(found)
         raise Misuse(f"{subject.title} has to return {listed}, but returns {count}")
     return {n: g for n, g in zip(names, found, strict=True) if n in wanted}
+
+
+def named(name: str, found: Mapping) -> str | None:
+    """The key of that input's gradient."""
+    return next((key for key in (f"d{name}", name, *spellings(name)) if key in found), None)
+
+
+def spellings(name: str) -> tuple[str, ...]:
+    """What people call the gradient of that name."""
+    return (
+        *(f"d{name}", f"d_{name}", f"grad_{name}", f"{name}_grad", f"grad{name}"),
+        *(f"{name}_gradient", f"gradient_{name}", f"{name}_grads", f"delta_{name}", f"g{name}"),
+    )
+
+
+def input_names(forward: Callable, skip: int, count: int) -> list[str]:
+    """The names of a forward's first parameters after some, or x0, x1, ... where it does not
+    tell."""
+    names = [p.name for p in positional(forward)][skip : skip + count]
+    return names if len(names) == count else [f"x{i}" for i in range(count)]
+
+
+def positional(function: Any) -> list[inspect.Parameter]:
+    """The parameters that can be given by place; none where the function does not tell."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+
+
+def takes_any(function: Any) -> bool:
+    """Whether there is an *args."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return True
+    return any(p.kind == p.VAR_POSITIONAL for p in parameters)
 
 
 def arrays_in(cache: Any) -> Iterator[np.ndarray]:
