@@ -3,7 +3,7 @@
     check_backward, judge           hold a backward against a reference, over many examples
     each_gradient                   the same as a test of pytest, one item a gradient
     inputs                          what they draw, as a strategy of hypothesis
-    layer, ...                      the styles they know beside plain functions
+    layer, tensors, vjp, ...        what they judge beside plain functions
 
 The names are imported when they are first used: the judge needs NumPy and hypothesis alone, the
 rest of this package PyTorch.
@@ -17,6 +17,7 @@ _HOME = {
     "oracle.proof.fuzz": ["inputs"],
     "oracle.proof.pytest_plugin": ["each_gradient"],
     "oracle.proof.layer": ["Spy", "layer"],
+    "oracle.proof.styles": ["jax_function", "tensors", "torch_function", "torch_module", "vjp"],
     "oracle.proof.report": ["Report", "Verdict"],
 }
 __all__ = sorted(name for names in _HOME.values() for name in names)

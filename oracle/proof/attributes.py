@@ -14,7 +14,10 @@ HELD = ("data", "value", "val", "array")  # where an object for a parameter has 
 CONTAINERS = ("grads", "gradients", "grad", "gradient", "derivatives", "dparams")
 
 
-def parse(text: str) -> Place:
+def parse(text: str | Place) -> Place:
+    if not isinstance(text, str):
+        return text
+
     def steps(node: ast.expr) -> Place:
         if isinstance(node, ast.Name):
             return ((".", node.id),)

@@ -36,7 +36,7 @@ from oracle.proof.subject import (
     title,
 )
 
-Names = str | Sequence[str] | Mapping[str, str]
+Names = str | Sequence[str] | Mapping[str, Any]
 
 RATE = 2.0**30  # so large that a step has the gradient's rounding, and not the parameter's
 OWN = np.random.MT19937(0)  # swapped for np.random's, which is faster than to save its state
@@ -139,6 +139,7 @@ class Layer(Subject):
     """See `layer`."""
 
     accumulates = True
+    wrap = staticmethod(lambda array: array)  # an array as the layer takes it
 
     def __init__(
         self,
@@ -199,7 +200,7 @@ class Layer(Subject):
             self.data = input_names(*self.function(known, self.call), count)
         if taken := [name for name in self.params if name in self.data]:
             raise ValueError(f"{taken[0]!r} is an input, too: give params={{name: place}}")
-        if known is not None or callable(self.pullback):
+        if self.pullback and (known is not None or callable(self.pullback)):
             function, skip = self.function(known, self.pullback)
             self.upstream &= skip < len(positional(function)) or takes_any(function)
         self.names = [*self.data, *self.params]
@@ -209,7 +210,8 @@ class Layer(Subject):
         if callable(name):
             return name, 1
         if not hasattr(known, name):
-            raise ValueError(f"{described(known)} has no method {name!r}")
+            whole = title(known) if isinstance(known, type) else described(known)
+            raise ValueError(f"{whole} has no method {name!r}")
         return getattr(known, name), int(isinstance(known, type))
 
     # One call.
@@ -234,9 +236,9 @@ class Layer(Subject):
     def run(self, inputs: Arrays, options: Mapping[str, Any]) -> tuple[Any, tuple, tuple]:
         """A new layer after its forward, its results, and its cache in a tuple if there is one."""
         rest = {name: value for name, value in options.items() if name not in self.options}
-        data = [inputs[name] for name in self.data]
+        data = [self.wrap(inputs[name]) for name in self.data]
         with same_draws():
-            new = self.fresh(inputs, options)
+            new = self.fresh(inputs, options, data)
             found = bound(new, self.call)(*data, **rest)
         if self.output:
             found = get(new, self.output)
@@ -248,7 +250,7 @@ class Layer(Subject):
         outputs, cache, cached = divide(found, self.results)
         return new, outputs, (cache,) if cached else ()
 
-    def fresh(self, inputs: Arrays, options: Mapping[str, Any]) -> Any:
+    def fresh(self, inputs: Arrays, options: Mapping[str, Any], data: list) -> Any:
         """A layer that has the parameters and knows nothing else of them."""
         if self.made:
             keywords = {name: options[key] for name, key in self.keywords.items()}
@@ -256,21 +258,22 @@ class Layer(Subject):
         else:
             new = deepcopy(self.make)
         if self.prepare:
-            self.prepare(new, *(inputs[name] for name in self.data))
+            self.prepare(new, *data)
         for name, place in self.params.items():
-            value, old = inputs[name], get(new, place)
+            value, old = self.wrap(inputs[name]), get(new, place)
             if old is None:
                 raise Misuse(
                     f"a new {type(new).__name__} has no {written(place)}; if its forward makes it: "
                     "prepare=lambda layer, x: layer.forward(x)"
                 )
-            if np.shape(old) != value.shape:
+            has, should = tuple(np.shape(old)), tuple(np.shape(value))
+            if has != should:
                 raise Misuse(
-                    f"{written(place)} of {type(new).__name__} has shape {np.shape(old)}, and not "
-                    f"{value.shape} as the signature says"
+                    f"{written(place)} of {type(new).__name__} has shape {has}, and not {should} "
+                    "as the signature says"
                 )
             replace(new, place, old, np.array(value) if self.rate else value)
-            if value.dtype.kind == "f" and value.dtype != getattr(old, "dtype", value.dtype):
+            if isinstance(value, np.ndarray) and value.dtype == np.float32:
                 self.convert(new, name, value.dtype)
         return new
 
@@ -289,8 +292,9 @@ class Layer(Subject):
                 keywords[self.rate] = RATE
             else:
                 put(layer, parse(self.rate), RATE)
-        data = [inputs[name] for name in self.data]
-        returned = function(*self.arguments_of(function, dys, cache, data), **keywords)
+        data = [self.wrap(inputs[name]) for name in self.data]
+        upstream = tuple(map(self.wrap, dys))
+        returned = function(*self.arguments_of(function, upstream, cache, data), **keywords)
         found = self.returned(returned)
         for name, place in self.grads.items():
             found[name] = get(layer, place)

@@ -26,6 +26,7 @@ from oracle.proof.mistakes import likely_mistake
 from oracle.proof.reference import Expected, Forward, NotJudged, Torch
 from oracle.proof.report import NOT_JUDGED, Report, Verdict
 from oracle.proof.signature import extent, letters, parse, sized
+from oracle.proof.styles import recognised
 from oracle.proof.subject import Pair, Subject, as_array, input_names
 
 ALLOWED = {"view": ALIASING, "write": WRITES} | {k: k for k in KINDS}
@@ -75,6 +76,7 @@ class Proof:
         ids, sizes, draw = ids or {}, sizes or {}, draw or {}
         self.signature = signature
         self.inputs, self.outputs = parse(signature)
+        forward = recognised(forward)
         if isinstance(forward, Subject):
             self.subject: Subject = forward
             forward.bind(len(self.inputs), len(self.outputs))
