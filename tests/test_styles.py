@@ -279,7 +279,7 @@ class ByHand(torch.nn.Linear):
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_a_torch_module(dtype, monkeypatch):
-    details = {"dtype": dtype}
+    details = {"dtype": dtype, "max_examples": 8}
     linear = "(n,i),(o,i),(o)->(n,o)"
     hand = oracle.torch_module(ByHand, "i", "o", params=["weight", "bias"])
     assert judge(hand, linear, torch.nn.functional.linear, **details).ok

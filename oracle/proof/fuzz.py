@@ -36,13 +36,15 @@ def search(proof: Proof, max_examples: int | None, seed: int | None) -> Failure 
         if misuse:
             return
         try:
-            failures[:] = proof.failures(example)
+            found = proof.failures(example)
         except ImpossibleSizes:
             hypothesis.reject()
         except (Misuse, ReferenceFailure) as error:
             misuse.append(error)
-        if failures:
-            raise Found
+        else:
+            if found:
+                failures[:] = found
+                raise Found
 
     default = hypothesis.settings.default
     assert default is not None

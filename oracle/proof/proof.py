@@ -159,7 +159,7 @@ class Proof:
         found = examination.run()
         if not examination.ready:
             return found
-        if any(f.kind in FORMULA for f in found):
+        if any(f.kind in FORMULA and f.key not in self.found for f in found):
             other = self.reference.confirmed(examination.expected)
             if other is not examination.expected:
                 found = examination.against(other, examination.expect).run()
