@@ -240,7 +240,9 @@ class Proof:
     def hint(self, failure: Failure) -> str:
         """The mistake that fits, best where sizes cannot be confused and values are tame."""
         finding = failure.finding
-        if finding.kind not in FORMULA | {STATE, RANDOM}:
+        if finding.kind == RANDOM:
+            return likely_mistake(finding.name, None, {}, sizes={}, random=True)
+        if finding.kind not in FORMULA | {STATE}:
             return ""
         primes = iter(CLEAR)
         clear = {
@@ -293,7 +295,6 @@ class Proof:
             dy=dys[0],
             ones=expected.ones.get(name[1:]),
             again=finding.got if state else None,
-            random=finding.kind == RANDOM,
             elsewhere=None if state else elsewhere,
         )
 
