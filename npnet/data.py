@@ -1,28 +1,54 @@
-"""Words from a file, and the arrays that the models train on.
+"""Words from a file, and the examples that the models train on.
 
 read_words -> Vocabulary -> split -> build_dataset (windows) or build_sequences (whole words).
 Characters are numbered from 1 in sorted order; 0 is '.', which stands for the start, the end and
 the padding of a word and so cannot be part of one. Whatever is wrong with the words is a DataError
 of one line, which names the file and the line where there is one.
 
-Sizes: N examples, T the longest context (block_size). Arrays of numbers are int64.
+Examples are Rows: they lie in one text of small integers and are copied only when they are asked
+for, as int64, so that a million words take little more than their characters.
+
+Sizes: N examples, T the longest context (block_size).
 """
 
 import codecs
+import errno
+import os
 import random
+import reprlib
+import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+from numpy.lib.stride_tricks import sliding_window_view
 
 NAMES = Path(__file__).with_name("names.txt")  # where a wheel has it
 if not NAMES.exists():
     NAMES = Path(__file__).parents[1] / "names.txt"  # and a clone
 LONGEST_WORD = 1000
+LARGEST_FILE = 100_000_000  # bytes
+_CHUNK = 1 << 20  # characters translated at a time
 
 
 class DataError(ValueError):
     """Words that cannot be used, with a message for the person who supplied them."""
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """The file, open for reading. What is no regular file, such as a pipe, a device or a folder, is
+    an OSError at once: nothing is waited for."""
+    file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+    return file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def read_words(path: str | Path = NAMES) -> list[str]:
@@ -30,14 +56,18 @@ def read_words(path: str | Path = NAMES) -> list[str]:
 
     A line ends with LF, CRLF or CR. White space around a word is stripped, a blank line is skipped,
     a byte order mark is ignored. A '.' in a word or more than LONGEST_WORD characters are a
-    DataError, as is a file without a word.
+    DataError, as are a file without a word, one of more than LARGEST_FILE bytes, and a pipe, a
+    device or a folder.
     """
     try:
-        data = Path(path).read_bytes()
+        with open_regular(path) as file:
+            data = file.read(LARGEST_FILE + 1)
     except OSError as error:
         raise DataError(
             f"{path}: {error.strerror}; expected a text file with one word a line"
         ) from error
+    if len(data) > LARGEST_FILE:
+        raise DataError(f"{path}: more than {LARGEST_FILE:,} bytes, the most that npnet reads")
     words = []
     for number, line in enumerate(data.removeprefix(codecs.BOM_UTF8).splitlines(), start=1):
         try:
@@ -57,7 +87,8 @@ def read_words(path: str | Path = NAMES) -> list[str]:
             )
         if "." in word:
             raise DataError(
-                f"{path}:{number}: '.' in {word!r} is reserved for the end of a word; remove it"
+                f"{path}:{number}: '.' in {reprlib.repr(word)} is reserved for the end of a word; "
+                "remove it"
             )
         if word:
             words.append(word)
@@ -86,6 +117,9 @@ class Vocabulary:
             )
         self.itos = dict(enumerate("." + self.characters))
         self.stoi = {character: number for number, character in self.itos.items()}
+        codes = _codes("." + self.characters)
+        self._ids = np.full(codes.max() + 2, -1, np.min_scalar_type(-len(codes)))
+        self._ids[codes] = np.arange(len(codes))
 
     def __len__(self) -> int:
         return len(self.itos)
@@ -102,15 +136,22 @@ class Vocabulary:
     def encode(self, text: str) -> np.ndarray:
         """The number of each character, (len(text),). '.' is 0, so words joined by '.' can be
         encoded at once."""
-        try:
-            return np.fromiter(map(self.stoi.__getitem__, text), np.int64, count=len(text))
-        except KeyError as error:
-            character = error.args[0]
-            before, _, after = text.partition(character)
-            word = before.rpartition(".")[2] + character + after.partition(".")[0]
+        return self.encode_small(text).astype(np.int64)
+
+    def encode_small(self, text: str) -> np.ndarray:
+        """The same in the smallest dtype that also has room for -1."""
+        ids = np.empty(len(text), self._ids.dtype)
+        for start in range(0, len(text), _CHUNK):
+            codes = _codes(text[start : start + _CHUNK])
+            self._ids.take(codes, mode="clip", out=ids[start : start + _CHUNK])
+        if ids.min(initial=0) < 0:
+            place = int(ids.argmin())
+            word = text[:place].rpartition(".")[2] + text[place:].partition(".")[0]
             raise DataError(
-                f"{character!r} in {word!r} is not in the vocabulary {self.characters!r}"
-            ) from None
+                f"{text[place]!r} in {reprlib.repr(word)} is not in the vocabulary "
+                f"{reprlib.repr(self.characters)}"
+            )
+        return ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """The characters with these numbers, one for each: a 0 becomes '.' and does not stop."""
@@ -122,45 +163,101 @@ class Vocabulary:
             ) from None
 
 
+def _codes(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+
+
+class Rows(NDArrayOperatorsMixin):
+    """Examples (N, T), or (N,) where width is None, that are read like an array of int64: by len,
+    shape, [], take and NumPy's functions. What is not asked for is not copied.
+
+    Row i is text[starts[i] : starts[i] + width], from place lengths[i] on filled with `fill`.
+    """
+
+    def __init__(
+        self,
+        text: np.ndarray,
+        starts: np.ndarray,
+        width: int | None = None,
+        lengths: np.ndarray | None = None,
+        fill: int = 0,
+    ):
+        self.shape = starts.shape if width is None else (len(starts), width)
+        self._windows = text if width is None else sliding_window_view(text, width)
+        self._starts, self._lengths, self._fill = starts, lengths, fill
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        if isinstance(index, tuple) or (isinstance(index, np.ndarray) and index.dtype.kind == "b"):
+            return np.asarray(self)[index]
+        rows = self._windows[self._starts[index]].astype(np.int64)
+        if self._lengths is not None:
+            beyond = np.arange(rows.shape[-1]) >= self._lengths[index][..., None]
+            np.putmask(rows, beyond, self._fill)
+        return rows
+
+    def take(self, indices: Any, axis: int = 0) -> np.ndarray:
+        return self[indices]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[:].astype(dtype or np.int64, copy=False)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        inputs = tuple(np.asarray(x) if isinstance(x, Rows) else x for x in inputs)
+        return getattr(ufunc, method)(*inputs, **options)
+
+
+Examples = Rows | np.ndarray
+
+
 def build_dataset(
     words: Sequence[str], vocabulary: Vocabulary, block_size: int = 3
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Rows, Rows]:
     """Each character, and the '.' at the end, with the block_size characters before it -> x (N,
     block_size), y (N,).
 
     Before a word stand zeros: 'ab' with a block of three gives 0 0 0 -> a, 0 0 a -> b, 0 a b ->
     '.'. N is the number of characters plus the number of words.
     """
-    y = _join(words, vocabulary, block_size)
-    x = np.zeros((len(y), block_size), np.int64)
-    # One place further left is what the example before saw, unless that one ended a word.
-    same_word, column = y[:-1] != 0, y
-    for place in reversed(range(block_size)):
-        np.multiply(column[:-1], same_word, out=x[1:, place])
-        column = x[:, place]
-    return x, y
+    numbers = _join(words, vocabulary, block_size)
+    n = len(numbers)
+    # In the text each word has block_size zeros before it, and the last one has one behind it: a
+    # window begins one further for each character, and block_size further from word to word.
+    size = n + len(words) * (block_size - 1) + 1
+    starts = np.zeros(n, np.min_scalar_type(-size))
+    np.cumsum(numbers[:-1] == 0, dtype=starts.dtype, out=starts[1:])
+    starts *= block_size - 1
+    starts += np.arange(n, dtype=starts.dtype)
+    text = np.zeros(size, numbers.dtype)
+    text[block_size:][starts] = numbers
+    return Rows(text, starts, block_size), Rows(text[block_size:], starts)
 
 
 def build_sequences(
     words: Sequence[str], vocabulary: Vocabulary, block_size: int
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Rows, Rows]:
     """Each word w as one row: x = [0, w, 0...] and y = [w, 0, -1...] -> x, y (number of words, T),
     T = block_size.
 
     y[i, t] follows x[i, :t + 1]; -1 is not to be predicted. A word needs len(w) + 1 places.
     """
     numbers = _join(words, vocabulary, block_size)
-    lengths = np.diff(np.flatnonzero(numbers == 0), prepend=-1)  # the '.' included
+    text = np.zeros(1 + len(numbers) + block_size, numbers.dtype)
+    text[1 : 1 + len(numbers)] = numbers
+    ends = np.flatnonzero(numbers == 0)
+    starts = np.zeros(len(words), np.min_scalar_type(-len(text)))
+    starts[1:] = ends[:-1] + 1
+    lengths = (ends + 1 - starts).astype(starts.dtype)  # the '.' included
     if lengths.max() > block_size:
         word = words[int(lengths.argmax())]
         raise DataError(
-            f"{word!r} and its '.' need a block of {len(word) + 1}; block_size is {block_size}"
+            f"{reprlib.repr(word)} and its '.' need a block of {len(word) + 1}; "
+            f"block_size is {block_size}"
         )
-    y = np.full((len(words), block_size), -1, np.int64)
-    y[np.arange(block_size) < lengths[:, None]] = numbers
-    x = np.zeros_like(y)
-    np.maximum(y[:, :-1], 0, out=x[:, 1:])
-    return x, y
+    x = Rows(text, starts, block_size, lengths, fill=0)
+    return x, Rows(text[1:], starts, block_size, lengths, fill=-1)
 
 
 def _join(words: Sequence[str], vocabulary: Vocabulary, block_size: int) -> np.ndarray:
@@ -172,8 +269,8 @@ def _join(words: Sequence[str], vocabulary: Vocabulary, block_size: int) -> np.n
     text = ".".join(words) + "."
     if text.count(".") != len(words):
         word = next(word for word in words if "." in word)
-        raise DataError(f"'.' in {word!r} is reserved for the end of a word")
-    return vocabulary.encode(text)
+        raise DataError(f"'.' in {reprlib.repr(word)} is reserved for the end of a word")
+    return vocabulary.encode_small(text)
 
 
 def split(words: Sequence[str], seed: int = 42) -> tuple[list[str], list[str], list[str]]:

@@ -7,7 +7,9 @@ microgpt (2026).
 """
 
 import hashlib
+import math
 import os
+import reprlib
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
@@ -22,6 +24,10 @@ ENDLESS = 1 << 62
 # The fingerprint of makemore's list, to which the published figures belong.
 MAKEMORE_NAMES = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
 OPTIONAL = ("stop", "drop_at", "names_seed", "top_k")  # a whole number or None
+LEAST = {
+    "steps": -1, "stop": -1, "drop_at": 0, "log_every": 1, "batch_size": 1, "top_k": 1,
+    "learning_rate": 0, "weight_decay": 0, "seed": -(2**63), "names_seed": -(2**63),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,12 +51,24 @@ class Preset:
     n_embd: int = 64
     n_embd2: int = 64
 
+    def __post_init__(self):
+        for name, least in LEAST.items():
+            value = getattr(self, name, None)
+            most = math.inf if isinstance(value, float) else 2**63
+            if value is not None and not least <= value < most:
+                raise ValueError(f"{name} must be a number of at least {least}, got {value!r:.60}")
+
     def prepare(self, words) -> Run:
         raise NotImplementedError
 
+    def parts(self, words):
+        """Name -> the words of that part: "train", and those that are held out."""
+        return {"train": words}
+
     def divide(self, words):
         """(training words, other known words), to tell the new ones among those drawn."""
-        return words, []
+        train, *others = self.parts(words).values()
+        return train, [word for part in others for word in part]
 
     def config(self, vocab_size, block_size, **others):
         """The sizes of the model; a batch that the memory of this machine cannot hold is a
@@ -101,9 +119,8 @@ class Lecture(Preset):
     def prepare(self, words):
         return LectureRun(self, words)
 
-    def divide(self, words):
-        first, val, test = split(words)
-        return first, val + test
+    def parts(self, words):
+        return dict(zip(("train", "val", "test"), split(words), strict=True))
 
 
 @dataclass(frozen=True)
@@ -142,16 +159,16 @@ class Makemore(Preset):
     def prepare(self, words):
         return MakemoreRun(self, words)
 
-    def divide(self, words, generator=None):
-        """Training and test words; the run's own generator makes the permutation, its first
-        draw."""
+    def parts(self, words, generator=None):
+        """The run's own generator makes the permutation, its first draw."""
         n_test = min(1000, int(len(words) * 0.1))
         if n_test == 0:
             raise DataError(
                 f"{len(words)} words leave no test set; makemore's split needs at least 10"
             )
         order = (generator or TorchGenerator(self.seed)).randperm(len(words))
-        return [words[i] for i in order[:-n_test]], [words[i] for i in order[-n_test:]]
+        train, test = order[:-n_test].tolist(), order[-n_test:].tolist()
+        return {"train": [words[i] for i in train], "test": [words[i] for i in test]}
 
 
 @dataclass(frozen=True)
@@ -263,8 +280,9 @@ def restored(saved):
         if field.name == "splits" and isinstance(value, list):
             value = tuple(value)
         optional = field.name in OPTIONAL and (value is None or type(value) is int)
-        if not optional and type(value) is not type(known):
-            raise ValueError(f"the checkpoint's preset has {field.name} = {value!r}")
+        fixed = field.name in ("name", "kind", "splits")
+        if (fixed and value != known) or not (optional or type(value) is type(known)):
+            raise ValueError(f"the checkpoint's preset has {field.name} = {reprlib.repr(value)}")
         values[field.name] = value
     return replace(preset, **values)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from npnet import train
-from npnet.data import LONGEST_WORD, Vocabulary, build_dataset, build_sequences, split
+from npnet.data import LONGEST_WORD, Vocabulary, build_dataset, build_sequences
 from npnet.models import build
 from npnet.optim import SGD, AdamW, constant, linear_decay, step_decay
 from npnet.random import TorchGenerator
@@ -71,9 +71,9 @@ class LectureRun(Run):
                 f"batch_size must be at least 2 for BatchNorm, got {preset.batch_size}"
             )
         self.vocabulary = Vocabulary(words)
-        parts = zip(("train", "val", "test"), split(words), strict=True)
         self.data = {
-            name: build_dataset(part, self.vocabulary, preset.block_size) for name, part in parts
+            name: build_dataset(part, self.vocabulary, preset.block_size)
+            for name, part in preset.parts(words).items()
         }
         self.generator = TorchGenerator(preset.seed)
         self.generators = {"generator": self.generator}
@@ -176,7 +176,7 @@ class MakemoreRun(Run):
         self.generator = TorchGenerator(preset.seed)
         self.vocabulary = Vocabulary(words)
         self.block_size = max(map(len, words)) + 1
-        self.novelty = preset.divide(words, self.generator)
+        self.novelty = list(preset.parts(words, self.generator).values())
         self.train, self.test = (
             build_sequences(part, self.vocabulary, self.block_size) for part in self.novelty
         )

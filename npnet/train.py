@@ -13,6 +13,7 @@ from functools import partial
 
 import numpy as np
 
+from npnet.data import Examples
 from npnet.layers import BatchNorm, Layer, Sequential
 from npnet.models import Model
 from npnet.optim import SGD, AdamW, Schedule, step_decay
@@ -26,9 +27,7 @@ class Diverged(FloatingPointError):
     """A loss or a parameter that is no finite number any more."""
 
 
-def minibatches(
-    x: np.ndarray, y: np.ndarray, batch_size: int, generator: TorchGenerator
-) -> Batches:
+def minibatches(x: Examples, y: Examples, batch_size: int, generator: TorchGenerator) -> Batches:
     """Endless minibatches with replacement: batch_size indices of generator.randint each, drawn
     when asked for."""
     if batch_size < 1:
@@ -66,8 +65,8 @@ def loop(
 
 def fit(
     model: Model,
-    x: np.ndarray,
-    y: np.ndarray,
+    x: Examples,
+    y: Examples,
     generator: TorchGenerator,
     steps: int,
     batch_size: int = 32,
@@ -85,11 +84,12 @@ def fit(
 
 
 def evaluate(
-    model: Model, x: np.ndarray, y: np.ndarray, chunk: int = 4096, watch: Watch | None = None
+    model: Model, x: Examples, y: Examples, chunk: int = 4096, watch: Watch | None = None
 ) -> float:
     """Mean loss in nats over every target of (x, y) that is not -1, with running statistics; chunk
     rows at a time. watch(done, total) is told how far it is."""
     total, count = 0.0, 0
+    chunk = rows_at_once(x, chunk)
     for start in range(0, len(x), chunk):
         targets = y[start : start + chunk]
         n = int(np.count_nonzero(targets != -1))
@@ -104,7 +104,7 @@ def evaluate(
     return total / count
 
 
-def calibrate(model: Model, x: np.ndarray, chunk: int = 4096, watch: Watch | None = None) -> None:
+def calibrate(model: Model, x: Examples, chunk: int = 4096, watch: Watch | None = None) -> None:
     """Set the statistics of each BatchNorm that is to be calibrated from all of x, (N, block_size),
     first layer first.
 
@@ -154,7 +154,7 @@ def _statistics(chunks: Iterator[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return mean, squares / (count - 1)
 
 
-def count_bigrams(model: Model, x: np.ndarray, y: np.ndarray) -> None:
+def count_bigrams(model: Model, x: Examples, y: Examples) -> None:
     """Fill a bigram model by counting: with N[a, b] how often b follows a, the table becomes the
     log of (N + 1) / (row sum of N + 1).
 
@@ -162,10 +162,19 @@ def count_bigrams(model: Model, x: np.ndarray, y: np.ndarray) -> None:
     are what a model is trained on.
     """
     table = model.parameters()["logits.weight"]
-    kept = y != -1
     counts = np.ones(table.shape)
-    np.add.at(counts, (x[kept], y[kept]), 1)
+    chunk = rows_at_once(x)
+    for start in range(0, len(x), chunk):
+        tokens, targets = x[start : start + chunk], y[start : start + chunk]
+        kept = targets != -1
+        np.add.at(counts, (tokens[kept], targets[kept]), 1)
     table[...] = np.log(counts / counts.sum(1, keepdims=True))
+
+
+def rows_at_once(x: Examples, chunk: int = 4096) -> int:
+    """How many rows of x, (N, T) or a window for each, are looked at together: chunk, or fewer
+    where T x T scores of each would take too much memory."""
+    return max(1, min(chunk, (1 << 24) // x.shape[1] ** 2))
 
 
 def _keep_freed_memory() -> None:

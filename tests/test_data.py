@@ -1,6 +1,8 @@
+import os
 import random
 import re
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -46,9 +48,24 @@ def naive_sequences(words, vocabulary, block_size):
 
 
 def assert_same(got, expected):
-    assert [array.dtype for array in got] == [np.int64, np.int64]
-    for g, e in zip(got, expected, strict=True):
-        np.testing.assert_array_equal(g, e, strict=True)
+    """The Rows read as the arrays that are expected, whole and in every part."""
+    for rows, array in zip(got, expected, strict=True):
+        assert len(rows) == len(array) and rows.shape == array.shape
+        order = np.random.default_rng(0).integers(0, len(array), (2, 5))
+        for index in (slice(None), slice(1, 3), slice(None, None, -2), order[0], order, 0, -1):
+            assert_equal(rows[index], array[index])
+        assert_equal(rows.take(order[0], axis=0), array.take(order[0], axis=0))
+        assert_equal(rows == 1, array == 1)
+        assert_equal(rows[..., :1], array[..., :1])
+        assert_equal(rows[array == 1], array[array == 1])
+        assert_equal(np.asarray(rows), array)
+        with pytest.raises(IndexError):
+            rows[len(array)]
+
+
+def assert_equal(got, expected):
+    assert got.dtype == expected.dtype
+    np.testing.assert_array_equal(got, expected, strict=True)
 
 
 # ---- reading
@@ -107,9 +124,12 @@ def test_read_words_names_file_and_line(written, content, line, message):
 
 def test_read_words_from_what_is_no_file(tmp_path, written, monkeypatch):
     file = written(b"emma\n")
+    os.mkfifo(tmp_path / "pipe")
     for path, reason in [
         (tmp_path / "missing.txt", "No such file"),
         (tmp_path, "Is a directory"),
+        (tmp_path / "pipe", "Not a regular file"),
+        (Path("/dev/zero"), "Not a regular file"),
         (file / "names.txt", "Not a directory"),
     ]:
         with pytest.raises(
@@ -117,12 +137,19 @@ def test_read_words_from_what_is_no_file(tmp_path, written, monkeypatch):
         ):
             read_words(path)
 
-    def denied(self):
-        raise PermissionError(13, "Permission denied", str(self))
+    def denied(path):
+        raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", denied)
+    monkeypatch.setattr(data, "open_regular", denied)
     with pytest.raises(DataError, match=r"words\.txt: Permission denied; expected"):
         read_words(file)
+
+
+def test_a_file_beyond_all_measure(tmp_path):
+    with open(tmp_path / "words.txt", "wb") as file:
+        file.truncate(10**12)
+    with pytest.raises(DataError, match=r"words\.txt: more than 100,000,000 bytes"):
+        read_words(tmp_path / "words.txt")
 
 
 # ---- vocabulary
@@ -201,11 +228,11 @@ def test_build_sequences_equals_the_loop(words, extra):
 def test_examples_by_eye():
     vocabulary = Vocabulary("ab")
     x, y = build_dataset(["ab", "b"], vocabulary)
-    assert x.tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 2], [0, 0, 0], [0, 0, 2]]
-    assert y.tolist() == [1, 2, 0, 2, 0]
+    assert x[:].tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 2], [0, 0, 0], [0, 0, 2]]
+    assert y[:].tolist() == [1, 2, 0, 2, 0]
     x, y = build_sequences(["ab", "b"], vocabulary, 4)
-    assert x.tolist() == [[0, 1, 2, 0], [0, 2, 0, 0]]
-    assert y.tolist() == [[1, 2, 0, -1], [2, 0, -1, -1]]
+    assert x[:].tolist() == [[0, 1, 2, 0], [0, 2, 0, 0]]
+    assert y[:].tolist() == [[1, 2, 0, -1], [2, 0, -1, -1]]
 
 
 def test_a_word_longer_than_the_block():
@@ -227,6 +254,18 @@ def test_examples_of_bad_input(build):
         build([], vocabulary, 3)
     with pytest.raises(DataError, match=r"'\.' in 'a\.b' is reserved"):
         build(["ab", "a.b"], vocabulary, 5)
+
+
+@pytest.mark.parametrize("build", [build_dataset, build_sequences])
+def test_a_long_word_among_many_is_not_paid_for_by_all(build):
+    words = ["emma"] * 100_000 + ["a" * 1000]
+    tracemalloc.start()
+    x, y = build(words, Vocabulary(words), 8 if build is build_dataset else 1001)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20e6  # as arrays of int64 they would take 64 MB and 1.6 GB
+    assert y[-1].tolist() == (0 if build is build_dataset else [1] * 1000 + [0])
+    assert x[-1].tolist() == ([1] * 8 if build is build_dataset else [0] + [1] * 1000)
 
 
 # ---- split

@@ -91,7 +91,7 @@ def test_evaluation_in_chunks_equals_evaluation_at_once(chunk):
 
 @given(chunk=st.integers(1, 25))
 def test_evaluation_counts_every_target_once(chunk):
-    x, y = build_sequences(WORDS, VOCABULARY, 16)
+    x, y = map(np.array, build_sequences(WORDS, VOCABULARY, 16))
     y[3:6] = -1  # rows, and for a small chunk a chunk, without a target
     model = build(
         "rnn", Config(len(VOCABULARY), 16, n_embd=5, n_embd2=4, dtype="float64"), TorchGenerator(0)
