@@ -5,6 +5,7 @@ with, or the best so far where the original keeps that one. history.csv has one 
 thousandth of the steps, and one for each evaluation.
 """
 
+import math
 import os
 import shlex
 import subprocess
@@ -20,7 +21,7 @@ import numpy as np
 from npnet import checkpoint
 from npnet.data import NAMES, DataError, read_words
 from npnet.models import Model
-from npnet.presets import Preset, fingerprint, restored
+from npnet.presets import ENDLESS, Preset, fingerprint, restored
 from npnet.runs import Run
 from npnet.train import Diverged
 
@@ -237,6 +238,7 @@ class Trained:
     preset: Any
     step: int
     words: list[str] | None
+    meta: dict
 
 
 def open_model(path: str | Path, input_file: str | None = None) -> Trained:
@@ -257,7 +259,7 @@ def open_model(path: str | Path, input_file: str | None = None) -> Trained:
         checkpoint.fill(run.model.parameters(), model.parameters(), "the model")
         run.settle()
         model = run.model
-    return Trained(path, model, saved.vocabulary, preset, step, words)
+    return Trained(path, model, saved.vocabulary, preset, step, words, saved.meta)
 
 
 def _newest(folder: Path) -> tuple[Path, checkpoint.Checkpoint]:
@@ -282,14 +284,16 @@ def judged(meta: dict[str, Any], path: Path) -> tuple[Preset, int]:
     try:
         preset = restored(meta["preset"])
         step, best, seconds, settled = (meta[key] for key in ("step", "best", "seconds", "settled"))
-        meta["words"], meta["input_file"]
+        words, input_file = meta["words"], meta["input_file"]
     except (KeyError, ValueError) as error:
         raise checkpoint.CheckpointError(f"{path}: not a run of npnet train ({error})") from None
     wrong = (
-        not (type(step) is int and step >= 0)
-        or not (best is None or type(best) is float)
-        or type(seconds) is not float
+        not (type(step) is int and 0 <= step <= ENDLESS)
+        or not (best is None or (type(best) is float and math.isfinite(best)))
+        or not (type(seconds) is float and math.isfinite(seconds))
         or type(settled) is not bool
+        or not isinstance(words, str)
+        or not (input_file is None or isinstance(input_file, str))
     )
     if wrong:
         raise checkpoint.CheckpointError(f"{path}: not a run of npnet train")

@@ -43,12 +43,12 @@ class Layer:
 
     def parameters(self) -> dict[str, Parameter]:
         """Full name -> Parameter, in order; one that is used twice under its first name."""
-        found: dict[str, Parameter] = {}
+        names: dict[Parameter, str] = {}
         for prefix, layer in self.walk():
             for name, value in vars(layer).items():
-                if isinstance(value, Parameter) and value not in found.values():
-                    found[prefix + name] = value
-        return found
+                if isinstance(value, Parameter):
+                    names.setdefault(value, prefix + name)
+        return {name: value for value, name in names.items()}
 
     def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
         raise NotImplementedError

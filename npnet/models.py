@@ -4,7 +4,8 @@ lstm, wavenet, transformer, microgpt.
 Every builder has one signature, `name(config, generator) -> Sequential`, and draws its parameters
 from the generator in the order in which the original draws them. `build("name", config, generator)`
 wraps the network in a Model. A further model is one more function marked @builder(...) with the
-names of the sizes that it reads from the Config.
+number of its parameters, so that too large a model is refused before anything is drawn, and with
+the names of the sizes that it reads from the Config.
 
 Two kinds of input: the mlps of the lectures and wavenet read a window of the last block_size
 tokens, ids (B, block_size) -> logits (B, V), and are marked windowed=True; the others read
@@ -12,6 +13,7 @@ sequences, ids (B, T) with T <= block_size -> logits (B, T, V), the logits at t 
 tokens up to t alone.
 """
 
+import reprlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
@@ -46,12 +48,15 @@ from npnet.layers import (
 from npnet.random import Generator, embedding_init, linear_init
 
 ALWAYS_READ = ("vocab_size", "block_size", "dtype")
+LARGEST_MODEL = 100_000_000  # parameters
+LARGEST_SIZES = {"block_size": 100_000, "n_layer": 1000}
 
 
 @dataclass(frozen=True)
 class Config:
     """The sizes of a model, named as makemore.py names them. n_embd2 is the hidden width. dtype is
-    "float32" or "float64"."""
+    "float32" or "float64". What is no size, or above LARGEST_SIZES, is a
+    ValueError."""
 
     vocab_size: int
     block_size: int
@@ -64,10 +69,17 @@ class Config:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if name not in ("tie_weights", "dtype") and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+            if name in ("tie_weights", "dtype"):
+                continue
+            most = LARGEST_SIZES.get(name, LARGEST_MODEL)
+            if type(value) is not int or not 1 <= value <= most:
+                got = reprlib.repr(value)
+                raise ValueError(f"{name} must be a whole number from 1 to {most:,}, got {got}")
+        if type(self.tie_weights) is not bool:
+            raise ValueError(f"tie_weights must be a bool, got {reprlib.repr(self.tie_weights)}")
         if self.dtype not in ("float32", "float64"):
-            raise ValueError(f'dtype must be "float32" or "float64", got {self.dtype!r}')
+            got = reprlib.repr(self.dtype)
+            raise ValueError(f'dtype must be "float32" or "float64", got {got}')
 
 
 class Model:
@@ -106,16 +118,16 @@ class Model:
 
     def logits(self, x: np.ndarray) -> np.ndarray:
         """ids (B, T) -> logits (B, V) or (B, T, V), with running statistics."""
-        return self.network.forward(x)[0]
+        return self.network.forward(np.asarray(x))[0]
 
     def loss(self, x: np.ndarray, y: np.ndarray) -> np.floating:
         """Mean cross-entropy in nats over the targets that are not -1, with running statistics."""
-        return ops.cross_entropy(self.logits(x), y)[0]
+        return ops.cross_entropy(self.logits(x), np.asarray(y))[0]
 
     def loss_and_grad(self, x: np.ndarray, y: np.ndarray, dloss: float = 1.0) -> np.floating:
         """The loss in training mode; every gradient, times dloss, is written into `grad`."""
-        logits, caches = self.network.forward(x, training=True)
-        loss, cache = ops.cross_entropy(logits, y)
+        logits, caches = self.network.forward(np.asarray(x), training=True)
+        loss, cache = ops.cross_entropy(logits, np.asarray(y))
         self.network.backward(ops.cross_entropy_backward(dloss, cache), caches)
         return loss
 
@@ -147,10 +159,11 @@ class Model:
 
 
 class Builder(NamedTuple):
-    """How a model is built, the sizes of the Config that it reads beside vocab_size and block_size,
-    and whether it reads windows."""
+    """How a model is built, how many parameters that makes, the sizes of the Config that it reads
+    beside vocab_size and block_size, and whether it reads windows."""
 
     network: Callable[[Config, Generator], Sequential]
+    count: Callable[[Config], int]
     reads: tuple[str, ...]
     windowed: bool
 
@@ -158,25 +171,32 @@ class Builder(NamedTuple):
 BUILDERS: dict[str, Builder] = {}
 
 
-def builder(*reads: str, windowed: bool = False) -> Callable:
+def builder(count: Callable[[Config], int], *reads: str, windowed: bool = False) -> Callable:
     """Register a function (config, generator) -> Sequential under its own name."""
 
     def register(function):
-        BUILDERS[function.__name__] = Builder(function, reads, windowed)
+        BUILDERS[function.__name__] = Builder(function, count, reads, windowed)
         return function
 
     return register
 
 
+def parameter_count(kind: str, config: Config) -> int:
+    """How many parameters the model of that name has, by arithmetic alone. An unknown name is a
+    ValueError."""
+    if kind not in BUILDERS:
+        raise ValueError(f"unknown model {reprlib.repr(kind)}; there are {', '.join(BUILDERS)}")
+    return BUILDERS[kind].count(config)
+
+
 def build(kind: str, config: Config, generator: Generator) -> Model:
     """The Model of that name with parameters drawn from `generator`.
 
-    An unknown name is a ValueError, and so is a size that this model does not read and that differs
-    from its default.
+    An unknown name is a ValueError, and so are a size that this model does not read and that
+    differs from its default, and more than LARGEST_MODEL parameters.
     """
-    if kind not in BUILDERS:
-        raise ValueError(f"unknown model {kind!r}; there are {', '.join(BUILDERS)}")
-    network, reads, _ = BUILDERS[kind]
+    n = parameter_count(kind, config)
+    network, _, reads, _ = BUILDERS[kind]
     for size in fields(Config):
         value = getattr(config, size.name)
         if size.name not in (*ALWAYS_READ, *reads) and value != size.default:
@@ -184,10 +204,16 @@ def build(kind: str, config: Config, generator: Generator) -> Model:
                 f"{size.name} has no meaning in {kind}, which reads {', '.join(reads) or 'none'}; "
                 f"got {value}"
             )
+    if n > LARGEST_MODEL:
+        raise ValueError(f"{kind}: {n:,} parameters; {LARGEST_MODEL:,} are the most")
     return Model(network(config, generator), config, kind)
 
 
-@builder()
+def _linear_count(fan_in: int, fan_out: int) -> int:
+    return fan_in * fan_out + fan_out
+
+
+@builder(lambda c: c.vocab_size**2)
 def bigram(c: Config, g: Generator) -> Sequential:
     """A table of logits (V, V), zero at the start, one row for each last token.
 
@@ -196,7 +222,13 @@ def bigram(c: Config, g: Generator) -> Sequential:
     return Sequential(logits=Embedding(np.zeros((c.vocab_size, c.vocab_size), c.dtype)))
 
 
-@builder("n_embd", "n_embd2")
+def _bow_count(c: Config) -> int:
+    mlp = _linear_count(c.n_embd, c.n_embd2) + _linear_count(c.n_embd2, c.n_embd)
+    tables = (c.vocab_size + c.block_size) * c.n_embd
+    return tables + mlp + _linear_count(c.n_embd, c.vocab_size)
+
+
+@builder(_bow_count, "n_embd", "n_embd2")
 def bow(c: Config, g: Generator) -> Sequential:
     """makemore's bag of words: embeddings, averaged over everything before, then a small MLP."""
     token, position = _embedding(g, c, c.vocab_size), _embedding(g, c, c.block_size)
@@ -212,7 +244,12 @@ def bow(c: Config, g: Generator) -> Sequential:
     )
 
 
-@builder("n_embd", "n_embd2", windowed=True)
+def _mlp_count(c: Config) -> int:
+    hidden = c.block_size * c.n_embd * c.n_embd2 + 2 * c.n_embd2
+    return c.vocab_size * c.n_embd + hidden + _linear_count(c.n_embd2, c.vocab_size)
+
+
+@builder(_mlp_count, "n_embd", "n_embd2", windowed=True)
 def mlp(c: Config, g: Generator) -> Sequential:
     """The notebook's (after Bengio et al., 2003): embedding, linear without bias, which BatchNorm
     would remove, BatchNorm, tanh, linear.
@@ -230,7 +267,7 @@ def mlp(c: Config, g: Generator) -> Sequential:
     return _mlp(table, w1, norm, w2, b2)
 
 
-@builder("n_embd", "n_embd2", windowed=True)
+@builder(_mlp_count, "n_embd", "n_embd2", windowed=True)
 def mlp_running(c: Config, g: Generator) -> Sequential:
     """The third lecture's: the same with a smaller last layer, the running mean and standard
     deviation, and no eps."""
@@ -256,14 +293,22 @@ def _mlp(
     )
 
 
-@builder("n_layer", "n_embd", "n_embd2", windowed=True)
+def _mlp_deep_count(c: Config) -> int:
+    layers = (fan_in * fan_out + 2 * fan_out for fan_in, fan_out in pairwise(_widths(c)))
+    return c.vocab_size * c.n_embd + sum(layers)
+
+
+def _widths(c: Config) -> list[int]:
+    return [c.block_size * c.n_embd, *[c.n_embd2] * (c.n_layer - 1), c.vocab_size]
+
+
+@builder(_mlp_deep_count, "n_layer", "n_embd", "n_embd2", windowed=True)
 def mlp_deep(c: Config, g: Generator) -> Sequential:
     """The third lecture's deeper network: n_layer linear layers, each with a BatchNorm, and a tanh
     after each but the last."""
     embedding = Embedding(_randn(g, c, c.vocab_size, c.n_embd))
-    widths = [c.block_size * c.n_embd, *[c.n_embd2] * (c.n_layer - 1), c.vocab_size]
     layers: list[Layer] = []
-    for fan_in, fan_out in pairwise(widths):
+    for fan_in, fan_out in pairwise(_widths(c)):
         linear = Linear(_randn(g, c, fan_in, fan_out) / fan_in**0.5)
         norm = BatchNorm(*_ones_zeros(c, fan_out))
         layers += [linear, norm, Tanh()]
@@ -272,7 +317,12 @@ def mlp_deep(c: Config, g: Generator) -> Sequential:
     return Sequential(embedding=embedding, flatten=Flatten(), layers=Sequential(*layers))
 
 
-@builder("n_embd", "n_embd2")
+def _mlp_makemore_count(c: Config) -> int:
+    hidden = _linear_count(c.block_size * c.n_embd, c.n_embd2)
+    return (c.vocab_size + 1) * c.n_embd + hidden + _linear_count(c.n_embd2, c.vocab_size)
+
+
+@builder(_mlp_makemore_count, "n_embd", "n_embd2")
 def mlp_makemore(c: Config, g: Generator) -> Sequential:
     """makemore's: at each position the embeddings of the last block_size tokens, newest first.
 
@@ -288,7 +338,12 @@ def mlp_makemore(c: Config, g: Generator) -> Sequential:
     )
 
 
-@builder("n_embd", "n_embd2")
+def _recurrent_count(c: Config, gates: int, states: int) -> int:
+    cell = states * c.n_embd2 + gates * _linear_count(c.n_embd + c.n_embd2, c.n_embd2)
+    return c.vocab_size * c.n_embd + cell + _linear_count(c.n_embd2, c.vocab_size)
+
+
+@builder(lambda c: _recurrent_count(c, 1, 1), "n_embd", "n_embd2")
 def rnn(c: Config, g: Generator) -> Sequential:
     """makemore's RNN: one tanh cell on [x_t, h_{t-1}]."""
     return Sequential(
@@ -298,7 +353,7 @@ def rnn(c: Config, g: Generator) -> Sequential:
     )
 
 
-@builder("n_embd", "n_embd2")
+@builder(lambda c: _recurrent_count(c, 3, 1), "n_embd", "n_embd2")
 def gru(c: Config, g: Generator) -> Sequential:
     """makemore's GRU: three Linear layers drawn one after the other, z, r and the candidate."""
     return Sequential(
@@ -308,7 +363,7 @@ def gru(c: Config, g: Generator) -> Sequential:
     )
 
 
-@builder("n_embd", "n_embd2")
+@builder(lambda c: _recurrent_count(c, 4, 2), "n_embd", "n_embd2")
 def lstm(c: Config, g: Generator) -> Sequential:
     """The same around an LSTM, its four gates drawn in the order i, f, g, o."""
     return Sequential(
@@ -318,7 +373,13 @@ def lstm(c: Config, g: Generator) -> Sequential:
     )
 
 
-@builder("n_embd", "n_embd2", windowed=True)
+def _wavenet_count(c: Config) -> int:
+    n_stage = c.block_size.bit_length() - 1
+    stages = 2 * (c.n_embd + (n_stage - 1) * c.n_embd2) * c.n_embd2 + 2 * n_stage * c.n_embd2
+    return c.vocab_size * c.n_embd + stages + _linear_count(c.n_embd2, c.vocab_size)
+
+
+@builder(_wavenet_count, "n_embd", "n_embd2", windowed=True)
 def wavenet(c: Config, g: Generator) -> Sequential:
     """The fifth lecture's: neighbours joined two by two until one is left.
 
@@ -341,7 +402,12 @@ def wavenet(c: Config, g: Generator) -> Sequential:
     return Sequential(embedding=embedding, stages=Sequential(*stages), head=head)
 
 
-@builder("n_layer", "n_embd", "n_head", "tie_weights")
+def _transformer_count(c: Config) -> int:
+    rows = c.vocab_size + c.block_size + (0 if c.tie_weights else c.vocab_size)
+    return (rows + c.n_layer * (12 * c.n_embd + 13) + 2) * c.n_embd
+
+
+@builder(_transformer_count, "n_layer", "n_embd", "n_head", "tie_weights")
 def transformer(c: Config, g: Generator) -> Sequential:
     """makemore's, which is GPT-2's (Radford et al., 2019): pre-norm blocks of attention and an MLP
     with GELU in its tanh form.
@@ -381,7 +447,11 @@ def transformer(c: Config, g: Generator) -> Sequential:
     )
 
 
-@builder("n_layer", "n_embd", "n_head")
+def _microgpt_count(c: Config) -> int:
+    return (2 * c.vocab_size + c.block_size + 12 * c.n_layer * c.n_embd) * c.n_embd
+
+
+@builder(_microgpt_count, "n_layer", "n_embd", "n_head")
 def microgpt(c: Config, g: Generator) -> Sequential:
     """microgpt (Karpathy, 2026): rms norm without gain, relu, no biases, every weight normal with
     deviation 0.08.

@@ -3,12 +3,17 @@ traceback."""
 
 import io
 import json
+import os
+import subprocess
+import sys
+import tracemalloc
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from configs import config_for
+from hostile import crafted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -236,10 +241,10 @@ def test_a_wrong_entry_is_an_error_that_names_it(good, tmp_path):
             assert str(path) in str(caught.value) and name.partition("/")[2] in str(caught.value)
     for name in ("optimizer/count", "generator/b"):
         rewritten(good, path, **{name: None})
-        with pytest.raises(CheckpointError, match=f"{name} is missing"):
+        with pytest.raises(CheckpointError, match=f"'{name}' is missing"):
             load(path)
     rewritten(good, path, **{"parameter/extra": np.ones(1)})
-    with pytest.raises(CheckpointError, match="unknown entry extra"):
+    with pytest.raises(CheckpointError, match="unknown entry 'parameter/extra'"):
         load(path)
 
 
@@ -318,3 +323,89 @@ def test_a_failed_save_leaves_the_file_that_is_there(good, tmp_path, monkeypatch
 def test_the_directory_is_made(tmp_path):
     save(tmp_path / "a" / "b" / "model.npz", Checkpoint(make("bigram"), VOCABULARY))
     assert load(tmp_path / "a" / "b" / "model.npz").meta == {}
+
+
+# Malice
+
+
+@pytest.fixture(scope="module")
+def hostile(good):
+    return crafted(good[0])
+
+
+def test_a_crafted_file_is_an_error_of_one_short_line_that_costs_nothing(hostile, tmp_path):
+    path = tmp_path / "hostile.npz"
+    for name, data in hostile.items():
+        path.write_bytes(data)
+        tracemalloc.start()
+        try:
+            loaded = load(path)
+        except CheckpointError as error:
+            message = str(error).removeprefix(str(path))
+            assert message.isprintable() and len(message) < 400, name
+        else:  # what only the run reads is judged where a run begins, and mlp has the same sizes
+            assert name.startswith(("run ", "head run ")) or loaded.model.kind == "mlp", name
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 150e6, name
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("a compressed bomb", "is compressed"),
+        ("an encrypted member", "is compressed"),
+        ("a member twice", "is there twice"),
+        ("a member longer than the file", "longer than the file has room for"),
+        ("a wrong checksum", "checksum"),
+        ("code in a header", "no array of numbers"),
+        ("a shape of 10^18", "does not fit its length"),
+        ("nested brackets as meta", "no JSON object"),
+        ("a negative variance", r"norm\.running_var holds a negative number, -1"),
+        ("1e300 in float32", "not finite in float32"),
+        ("a negative square", "optimizer: square holds a negative number, -1"),
+        ("a negative count", "optimizer: count holds a negative number, -1"),
+        ("half a step counted", "count has dtype float64, expected int64"),
+        ("n_embd 1000000000", "n_embd must be a whole number from 1 to 100,000,000"),
+        ("n_embd 100000000", r"its sizes ask for [\d,]+ bytes of parameters, more than it has"),
+        ("another model, rnn", "missing|unknown|bytes"),
+    ],
+)
+def test_the_message_says_what_is_wrong(hostile, tmp_path, name, message):
+    path = tmp_path / "hostile.npz"
+    path.write_bytes(hostile[name])
+    with pytest.raises(CheckpointError, match=message):
+        load(path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.npz")
+    for path in (tmp_path / "pipe.npz", "/dev/zero"):
+        with pytest.raises(CheckpointError, match=f"^{path}: Not a regular file; expected a model"):
+            load(path)
+
+
+def test_a_link_in_the_place_of_the_unfinished_file_is_not_followed(tmp_path):
+    victim, path = tmp_path / "victim", tmp_path / "model.npz"
+    victim.write_text("precious")
+    path.with_name("model.npz.unfinished").symlink_to(victim)
+    save(path, Checkpoint(make("bigram"), VOCABULARY))
+    assert victim.read_text() == "precious"
+    assert load(path).model.kind == "bigram"
+
+
+def test_a_full_disk_names_the_file_and_leaves_nothing(good, tmp_path):
+    path = tmp_path / "model.npz"
+    path.write_bytes(good[1])
+    code = (
+        "import resource, sys; from npnet.checkpoint import *;"
+        "loaded = load(sys.argv[1]); path = sys.argv[2];"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000));"
+        "save(path, loaded)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, good[0], path], capture_output=True, text=True
+    )
+    assert done.stderr.splitlines()[-1] == f"OSError: [Errno 27] File too large: '{path}'"
+    assert path.read_bytes() == good[1]
+    assert [p.name for p in tmp_path.iterdir()] == ["model.npz"]

@@ -240,9 +240,9 @@ def test_damaged_models(trained, tmp_path):
     name = "parameter/hidden.weight"
     with np.load(trained / "model.npz") as file:
         weight, meta = file[name], str(file["meta"])
-    with_entries("hidden.weight is missing", **{name: None})
+    with_entries("'parameter/hidden.weight' is missing", **{name: None})
     with_entries("hidden.weight has shape", **{name: weight[1:]})
-    with_entries("unknown entry more", **{"parameter/more": weight})
+    with_entries("unknown entry 'parameter/more'", **{"parameter/more": weight})
     with_entries("not finite", **{name: weight * np.nan})
     with_entries("model.npz", meta=None)
     with_entries("model.npz", meta=np.array("{}"))

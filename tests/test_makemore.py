@@ -193,7 +193,7 @@ def test_what_is_wrong_is_named(type):
             with pytest.raises(ValueError, match=message) as caught:
                 from_makemore(changed, type, n_head=3)
             assert name in str(caught.value)
-    with pytest.raises(ValueError, match=r"unknown entry lm_head\.scale"):
+    with pytest.raises(ValueError, match=r"unknown entry 'lm_head\.scale'"):
         from_makemore(state | {"lm_head.scale": torch.ones(1)}, type, n_head=3)
 
 

@@ -15,7 +15,7 @@ import oracle.optim
 from npnet import ops, optim
 from npnet.data import Vocabulary
 from npnet.layers import Embedding, Sequential
-from npnet.models import BUILDERS, Config, build, builder
+from npnet.models import BUILDERS, Config, build, builder, parameter_count
 from npnet.random import TorchGenerator
 from npnet.runs import PythonRandom
 from npnet.sample import generate
@@ -288,6 +288,32 @@ def test_the_number_of_parameters_is_the_published_one(kind, sizes, count):
     assert build(kind, Config(**sizes), TorchGenerator(0)).data.size == count
 
 
+def sized(kind, vocab_size, block_size, **sizes):
+    return Config(vocab_size, block_size, **{name: sizes[name] for name in BUILDERS[kind].reads})
+
+
+@given(
+    kind=st.sampled_from(list(BUILDERS)),
+    sizes=st.tuples(*[st.integers(1, 5)] * 5),
+    n_head=st.integers(1, 3),
+    stages=st.integers(1, 3),
+    tied=st.booleans(),
+)
+def test_the_number_of_parameters_is_known_before_they_are_drawn(kind, sizes, n_head, stages, tied):
+    V, T, n_layer, C, H = sizes
+    rest = {"n_layer": n_layer, "n_embd": C * n_head, "n_embd2": H, "n_head": n_head}
+    config = sized(kind, V, 2**stages if kind == "wavenet" else T, **rest, tie_weights=tied)
+    assert parameter_count(kind, config) == build(kind, config, TorchGenerator(0)).data.size
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_a_model_beyond_all_measure_is_refused_before_anything_is_drawn(kind):
+    most = 10**8
+    rest = {"n_layer": 1000, "n_embd": most, "n_embd2": most, "n_head": 1, "tie_weights": False}
+    with pytest.raises(ValueError, match=rf"^{kind}: [\d,]+ parameters; 100,000,000 are the most$"):
+        build(kind, sized(kind, most, 65536, **rest), generator=None)
+
+
 def test_names_are_those_that_a_torch_user_expects():
     names = make("transformer", n_layer=1).parameters()
     assert {
@@ -367,7 +393,13 @@ def test_first_values_stay_what_they_are(kind):
         ({"vocab_size": 0}, "vocab_size"),
         ({"block_size": 2.5}, "block_size"),
         ({"n_layer": -1}, "n_layer"),
+        ({"n_layer": True}, "n_layer"),
+        ({"n_layer": 1001}, "n_layer must be a whole number from 1 to 1,000, got 1001"),
+        ({"block_size": 10**9}, "block_size must be .* to 100,000"),
+        ({"n_embd": 10**9}, "n_embd must be .* to 100,000,000"),
+        ({"n_embd": "1" * 1000}, r"got '1{1,20}\.\.\.1{1,20}'$"),
         ({"dtype": "float16"}, "dtype"),
+        ({"tie_weights": 1}, "tie_weights must be a bool, got 1"),
     ],
 )
 def test_impossible_sizes_are_an_error(sizes, message):
@@ -407,7 +439,7 @@ def test_a_builder_reads_the_sizes_that_it_declares_and_no_other(kind):
 
 
 def test_another_model_touches_one_place():
-    @builder()
+    @builder(lambda c: c.vocab_size**2)
     def unigram(c, generator):
         return Sequential(
             logits=Embedding(generator.randn(c.vocab_size, c.vocab_size, dtype=c.dtype))
