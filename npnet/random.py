@@ -14,6 +14,7 @@ dtypes and devices.
 
 import math
 import numbers
+import threading
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -50,10 +51,12 @@ class TorchGenerator:
         generator.randn(27, 10)  # torch.manual_seed(seed); torch.randn(27, 10)
 
     Without a seed it starts where a fresh `torch.Generator()` does. It is never the global state of
-    anything.
+    anything. Threads may share one: each draw is then a whole piece of the stream, in the order in
+    which they come.
     """
 
     def __init__(self, seed: int = 67280421310721) -> None:
+        self._lock = threading.RLock()
         self.manual_seed(seed)
 
     def manual_seed(self, seed: int) -> "TorchGenerator":
@@ -64,11 +67,12 @@ class TorchGenerator:
         seed = _integer(seed, "seed")
         if not -(2**63) <= seed < 2**64:
             raise ValueError(f"seed must be in [-2^63, 2^64), got {seed}")
-        self._seed = seed % 2**64
-        self._twister = np.random.RandomState(self._seed % 2**32)
-        # The end of the twister's current block, and how many of these are used.
-        self._ahead, self._used = np.empty(0, np.uint32), 0
-        self._kept: float | None = None  # the second normal of a scalar pair
+        with self._lock:
+            self._seed = seed % 2**64
+            self._twister = np.random.RandomState(self._seed % 2**32)
+            # The end of the twister's current block, and how many of these are used.
+            self._ahead, self._used = np.empty(0, np.uint32), 0
+            self._kept: float | None = None  # the second normal of a scalar pair
         return self
 
     def initial_seed(self) -> int:
@@ -82,12 +86,12 @@ class TorchGenerator:
         It does not depend on how far the generator has drawn ahead, so equal positions in the
         stream have equal states.
         """
-        key = self._twister.get_state(legacy=False)["state"]["key"]
-        position = _BLOCK - (self._ahead.size - self._used)
-        bits = np.float64(0.0 if self._kept is None else self._kept).view(np.uint64)
-        return np.array(
-            [*key.tolist(), position, self._kept is not None, bits, self._seed], np.uint64
-        )
+        with self._lock:
+            key = self._twister.get_state(legacy=False)["state"]["key"]
+            position = _BLOCK - (self._ahead.size - self._used)
+            kept, seed = self._kept, self._seed
+        bits = np.float64(0.0 if kept is None else kept).view(np.uint64)
+        return np.array([*key.tolist(), position, kept is not None, bits, seed], np.uint64)
 
     def set_state(self, state: np.ndarray) -> None:
         """Continue from what `state()` returned."""
@@ -109,9 +113,13 @@ class TorchGenerator:
                 "damaged state: it must say by 0 or 1 whether it keeps a normal, "
                 "and that must be finite"
             )
-        self._twister.set_state(("MT19937", key.astype(np.uint32), position, 0, 0.0))
-        self._ahead, self._used = self._words(_BLOCK - position), 0
-        self._kept, self._seed = kept if keeps else None, seed
+        with self._lock:
+            self._twister.set_state(("MT19937", key.astype(np.uint32), position, 0, 0.0))
+            self._ahead, self._used = self._words(_BLOCK - position), 0
+            self._kept, self._seed = kept if keeps else None, seed
+
+    def __reduce__(self) -> Any:  # a lock can be neither copied nor pickled
+        return _in_state, (self.state(),)
 
     def rand(self, *shape: int | Sequence[int], dtype: Any = np.float32) -> np.ndarray:
         """Uniform in [0, 1).
@@ -160,7 +168,7 @@ class TorchGenerator:
         if not std >= 0:
             raise ValueError(f"std must be >= 0, got {std}")
         n = math.prod(sizes)
-        with np.errstate(over="ignore", invalid="ignore"):
+        with self._lock, np.errstate(over="ignore", invalid="ignore"):
             if n < 16:
                 z = np.array([self._scalar_normal() for _ in range(n)], np.float64)
                 return _fma(z, std, mean).astype(dtype).reshape(sizes)
@@ -263,14 +271,15 @@ class TorchGenerator:
     def _raw(self, n: int) -> np.ndarray:
         """The next n raws, to be read only. Whole blocks are made, so the twister's key is the
         current block's."""
-        rest = self._ahead[self._used :]
-        missing = n - rest.size
-        if missing <= 0:
-            self._used += n
-            return rest[:n]
-        fresh = self._words(-(-missing // _BLOCK) * _BLOCK)
-        self._ahead, self._used = fresh[missing:].copy(), 0
-        return np.concatenate([rest, fresh[:missing]])
+        with self._lock:
+            rest = self._ahead[self._used :]
+            missing = n - rest.size
+            if missing <= 0:
+                self._used += n
+                return rest[:n]
+            fresh = self._words(-(-missing // _BLOCK) * _BLOCK)
+            self._ahead, self._used = fresh[missing:].copy(), 0
+            return np.concatenate([rest, fresh[:missing]])
 
     def _raw64(self, n: int) -> np.ndarray:
         raw = self._raw(2 * n).astype(np.uint64)
@@ -289,6 +298,12 @@ class TorchGenerator:
         r, t = math.sqrt(-2 * math.log1p(-u2)), 2 * math.pi * u1
         self._kept = r * math.sin(t)
         return r * math.cos(t)
+
+
+def _in_state(state: np.ndarray) -> TorchGenerator:
+    generator = TorchGenerator()
+    generator.set_state(state)
+    return generator
 
 
 def linear_init(

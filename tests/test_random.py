@@ -1,6 +1,9 @@
+import copy
 import math
+import pickle
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -559,3 +562,43 @@ def test_importing_it_does_not_import_numpys_random_module():
     code = "import sys, npnet.random; print('numpy.random' in sys.modules, 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda g: g.rand(100),
+        lambda g: g.randn(37),
+        lambda g: g.randn(3, dtype=np.float64),
+        lambda g: g.randperm(50),
+    ],
+)
+def test_threads_share_the_stream_draw_by_draw(draw):
+    shared, drawn = TorchGenerator(1), []
+
+    def work():
+        for _ in range(200):
+            drawn.append(draw(shared).tobytes())
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    alone = TorchGenerator(1)
+    assert sorted(drawn) == sorted(draw(alone).tobytes() for _ in range(800))
+    assert (shared.state() == alone.state()).all()
+
+
+def test_a_copy_goes_on_by_itself():
+    generator = TorchGenerator(3)
+    generator.randn(5)
+    copies = [copy.deepcopy(generator), pickle.loads(pickle.dumps(generator))]
+    expected = generator.randn(40)
+    for other in copies:
+        assert (other.randn(40) == expected).all()
