@@ -151,7 +151,7 @@ def test_a_weight_used_the_wrong_way_round():
 @pytest.mark.parametrize("unbiased", [True, False])
 def test_n_for_n_minus_1_inside_a_fused_gradient(unbiased):
     def wrong(dy, cache):
-        xhat, gain, inv, divisor, _, _ = cache
+        xhat, gain, inv, divisor, *_ = cache
         divisor = len(dy) if unbiased else len(dy) - 1
         dgain, dbias = (dy * xhat).sum(0), dy.sum(0)
         return gain * inv * (dy - dbias / len(dy) - xhat * dgain / divisor), dgain, dbias
@@ -186,7 +186,7 @@ def test_the_variance_over_n_alone():
 @pytest.mark.parametrize("expression", [None, reference.embedding], ids=["complex step", "torch"])
 def test_lost_duplicates(expression):
     def wrong(dy, cache):
-        ids, shape = cache
+        ids, shape, _ = cache
         dtable = np.zeros(shape, dy.dtype)
         dtable[ids] += dy
         return dtable

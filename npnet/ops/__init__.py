@@ -5,10 +5,13 @@
 
 One gradient for each floating input, in argument order: an array where there is one input, else a
 tuple. `d<name>` is the gradient of the loss with respect to `<name>` and has its shape. Results are
-fresh arrays and nothing of the caller's is modified; `y` may be part of the cache. The dtype of the
-input is the dtype of everything. Where a backward takes `out`, it says for each parameter in which
-array its gradient is to be placed, or None for a fresh one; embedding has one parameter, and `out`
-is that array itself.
+fresh arrays and nothing of the caller's is modified; `y` may be part of the cache. Where a backward
+takes `out`, it says for each parameter in which array its gradient is to be placed, or None for a
+fresh one; embedding has one parameter, and `out` is that array itself.
+
+Arrays have exactly the shapes of the docstring and hold floating numbers; what would only broadcast
+is a ValueError. The dtype of the first input is the dtype of everything. float32 and float64 are
+proven; float16 is computed in float16 throughout, and nothing is promised of its digits.
 
 Sizes: B batch, T time, C channels, V vocabulary, H hidden, N all leading axes together. Left out on
 purpose: convolution, pooling, broadcasting of operands, and any graph that differentiates itself.

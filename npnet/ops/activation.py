@@ -5,15 +5,18 @@ import math
 
 import numpy as np
 
+from npnet.ops.checks import floating, upstream
 from npnet.random import TorchGenerator
 
 _SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
 _SQRT_1_OVER_2PI = math.sqrt(1 / (2 * math.pi))
 _GELU_CUBIC = 0.044715
+_GELU_FLAT = 1e3  # from this x^2 on the tanh has no slope, but 0 times infinity would be no number
 
 
 def tanh(x: np.ndarray) -> tuple[np.ndarray, tuple]:
     """y = tanh(x)."""
+    floating("tanh", x)
     y = np.tanh(x)
     return y, (y,)
 
@@ -26,6 +29,7 @@ def tanh_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
     multiply-add), so the last bit may differ from its gradient.
     """
     (y,) = cache
+    dy = upstream("tanh", dy, y.shape, y.dtype)
     dx = np.asarray(y * y)
     np.subtract(1, dx, out=dx)
     dx *= dy
@@ -34,6 +38,7 @@ def tanh_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
 
 def relu(x: np.ndarray) -> tuple[np.ndarray, tuple]:
     """y = max(x, 0)."""
+    floating("relu", x)
     y = np.maximum(x, 0)
     return y, (y,)
 
@@ -45,6 +50,7 @@ def relu_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
     PyTorch's choice.
     """
     (y,) = cache
+    dy = upstream("relu", dy, y.shape, y.dtype)
     return dy * (y > 0)
 
 
@@ -53,6 +59,7 @@ def sigmoid(x: np.ndarray) -> tuple[np.ndarray, tuple]:
 
     For x below about -88 in float32 exp overflows to inf, and y to the 0 that it should be.
     """
+    floating("sigmoid", x)
     y = np.asarray(-x)
     with np.errstate(over="ignore"):
         np.exp(y, out=y)
@@ -68,6 +75,7 @@ def sigmoid_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
         ∂y/∂x = (-1/u^2) (-exp(-x)) = y^2 (u - 1) = y^2 (1/y - 1) = y (1 - y).
     """
     (y,) = cache
+    dy = upstream("sigmoid", dy, y.shape, y.dtype)
     dx = 1 - y
     dx *= y
     dx *= dy
@@ -81,11 +89,13 @@ def gelu(x: np.ndarray, approximate: str = "tanh") -> tuple[np.ndarray, tuple]:
     approximate="none": s = erfc(-x / sqrt(2)) / 2, exact; one call of math.erfc an element, so it
     is slow.
     """
+    floating("gelu", x)
     if approximate == "tanh":
-        s = np.asarray(x * x)
-        s *= _GELU_CUBIC * _SQRT_2_OVER_PI
-        s += _SQRT_2_OVER_PI
-        s *= x  # u
+        with np.errstate(over="ignore"):  # the tanh of infinity is 1, as it should be
+            s = np.asarray(x * x)
+            s *= _GELU_CUBIC * _SQRT_2_OVER_PI
+            s += _SQRT_2_OVER_PI
+            s *= x  # u
         np.tanh(s, out=s)
         s += 1
         s *= 0.5
@@ -105,8 +115,11 @@ def gelu_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
     The exact form's ∂s/∂x is the normal density, exp(-x^2/2) / sqrt(2 pi).
     """
     x, s, approximate = cache
-    slope = np.asarray(x * x)
+    dy = upstream("gelu", dy, x.shape, x.dtype)
+    with np.errstate(over="ignore"):
+        slope = np.asarray(x * x)
     if approximate == "tanh":
+        np.minimum(slope, _GELU_FLAT, out=slope)
         slope *= 3 * _GELU_CUBIC * 2 * _SQRT_2_OVER_PI
         slope += 2 * _SQRT_2_OVER_PI  # 2 ∂u/∂x
         tail = 1 - s
@@ -127,6 +140,7 @@ def softmax(x: np.ndarray) -> tuple[np.ndarray, tuple]:
 
     The maximum of the row is subtracted first, so that exp cannot overflow.
     """
+    floating("softmax", x, axes=1)
     y = x - x.max(axis=-1, keepdims=True)
     np.exp(y, out=y)
     y /= y.sum(axis=-1, keepdims=True)
@@ -143,6 +157,7 @@ def softmax_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
     maximum needs no gradient of its own.
     """
     (y,) = cache
+    dy = upstream("softmax", dy, y.shape, y.dtype)
     dx = dy - np.vecdot(dy, y)[..., None]
     dx *= y
     return dx
@@ -156,6 +171,7 @@ def dropout(x: np.ndarray, p: float, generator: TorchGenerator) -> tuple[np.ndar
     1 - p here keeps the mean, so that evaluation needs no scaling. A p outside [0, 1) is a
     ValueError.
     """
+    floating("dropout", x)
     if not 0 <= p < 1:
         raise ValueError(f"dropout: p must be in [0, 1), got {p}")
     mask = (generator.rand(*x.shape) >= p).astype(x.dtype)
@@ -167,4 +183,5 @@ def dropout_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
     """dx = dy m / (1 - p): y is x times a constant that was drawn, so the gradient passes through
     the same constant."""
     (mask,) = cache
+    dy = upstream("dropout", dy, mask.shape, mask.dtype)
     return dy * mask

@@ -4,9 +4,12 @@ Both end in a sum over every row of the batch. It is written as a matrix product
 to BLAS: `dy.sum(0)` and `np.add.at` give the same numbers several times slower at these sizes.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
+
+from npnet.ops.checks import fitted, floating, upstream
 
 # A one-hot product beats np.add.at up to about this many rows of the table.
 _ONE_HOT_ROWS = 512
@@ -18,6 +21,7 @@ def embedding(ids: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, tuple]:
     ids (...,) integers in [0, V), table (V, C) -> y (..., C). An id outside is a ValueError: NumPy
     alone would count a negative one from the end.
     """
+    floating("embedding", table, axes=2)
     try:
         if ids.dtype.kind not in "iu" or np.minimum.reduce(ids, axis=None, initial=0) < 0:
             raise IndexError
@@ -26,7 +30,7 @@ def embedding(ids: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, tuple]:
         raise ValueError(
             f"embedding: ids must be integers from 0 to {len(table) - 1}, got {_range(ids)}"
         ) from None
-    return y, (ids, table.shape)
+    return y, (ids, table.shape, table.dtype)
 
 
 def embedding_backward(dy: np.ndarray, cache: tuple, out: np.ndarray | None = None) -> np.ndarray:
@@ -36,7 +40,8 @@ def embedding_backward(dy: np.ndarray, cache: tuple, out: np.ndarray | None = No
     gradients add up: dtable[v] = sum_n [ids[n] == v] dy[n], which is onehot^T @ dy. A row that no
     id names gets exactly zero. `dtable[ids] += dy` would keep only one of the repeated rows.
     """
-    ids, (V, C) = cache
+    ids, (V, C), dtype = cache
+    dy = upstream("embedding", dy, (*ids.shape, C), dtype)
     ids = ids.reshape(-1)
     dy = dy.reshape(-1, C)
     if V <= _ONE_HOT_ROWS:
@@ -55,11 +60,19 @@ def linear(x: np.ndarray, w: np.ndarray, b: np.ndarray | None = None) -> tuple[n
     any of them costs a single matrix product. The weight is (fan_in, fan_out), the transpose of
     torch.nn.Linear's.
     """
-    rows = x.reshape(-1, x.shape[-1])
+    floating("linear", x, axes=1)
+    *lead, fan_in = x.shape
+    fan_out = w.shape[-1] if w.ndim else 0
+    if w.shape != (fan_in, fan_out) or w.dtype is not x.dtype:
+        x, w = fitted("linear", x, w=(w, (fan_in, fan_out)))
+    if b is not None and (b.shape != (fan_out,) or b.dtype is not x.dtype):
+        x, b = fitted("linear", x, b=(b, (fan_out,)))
+    rows = x.reshape(math.prod(lead), fan_in)
     y = rows @ w
     if b is not None:
         y += b
-    return y.reshape(*x.shape[:-1], w.shape[1]), (rows, w, x.shape, b is not None)
+    y = y.reshape(*lead, fan_out)
+    return y, (rows, w, x.shape, b is not None, y.shape)
 
 
 def linear_backward(
@@ -75,7 +88,8 @@ def linear_backward(
         db[o]    = sum_n dy[n, o]              = ones @ dy
     There is one way for the shapes to fit, which is the quick check of all three.
     """
-    x, w, shape, with_bias = cache
+    x, w, shape, with_bias, y_shape = cache
+    dy = upstream("linear", dy, y_shape, x.dtype)
     dy = dy.reshape(-1, w.shape[1])
     dx = (dy @ w.T).reshape(shape)
     dw = np.matmul(x.T, dy, out=out[0])

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from npnet.ops.checks import floating
+
 
 def cross_entropy(
     logits: np.ndarray, targets: np.ndarray, ignore_index: int = -1
@@ -14,7 +16,13 @@ def cross_entropy(
     there is none, or a target is out of range, ValueError. The row maximum is subtracted before
     exp, which changes nothing in exact arithmetic and cannot overflow.
     """
+    floating("cross_entropy", logits, axes=1)
     V = logits.shape[-1]
+    if targets.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"cross_entropy: logits {logits.shape} need targets {logits.shape[:-1]}, "
+            f"got {targets.shape}"
+        )
     targets = targets.reshape(-1)
     integers = targets.dtype.kind in "iu"
     ignored = targets == ignore_index
@@ -57,6 +65,8 @@ def cross_entropy_backward(dloss: float, cache: tuple) -> np.ndarray:
     """
     p, rows, targets, ignored, n, shape = cache
     scale = p.dtype.type(dloss) / n
+    if scale.ndim:
+        raise ValueError(f"cross_entropy_backward: dloss must be a number, got {np.shape(dloss)}")
     dlogits = p * scale
     dlogits[rows, targets] -= scale  # the one-hot term
     if ignored is not None:

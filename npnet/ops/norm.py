@@ -13,10 +13,13 @@ without a subtracted mean (rms norm) the second goes, and with the unbiased vari
 divides by n - 1. With given statistics (batch_norm_inference) only the first is left.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from npnet.ops.checks import fitted, floating, upstream
 
 
 class BatchNormCache(NamedTuple):
@@ -28,6 +31,7 @@ class BatchNormCache(NamedTuple):
     divisor: int
     mean: np.ndarray
     var: np.ndarray
+    shape: tuple[int, ...]
 
 
 def batch_norm(
@@ -40,9 +44,10 @@ def batch_norm(
     (Bessel), as in the notebook; False divides by n, as torch.nn.BatchNorm1d normalises. n = 1 has
     no variance: ValueError.
     """
-    C = x.shape[-1]
-    rows = x.reshape(-1, C)
-    n = len(rows)
+    x, gain, bias = _with_parameters("batch_norm", x, gain, bias)
+    *lead, C = x.shape
+    n = math.prod(lead)
+    rows = x.reshape(n, C)
     if n < 2:
         raise ValueError(
             f"batch_norm: a batch of {n} has no variance; training needs at least 2 rows"
@@ -56,11 +61,13 @@ def batch_norm(
     inv = squares / divisor
     inv += eps
     np.sqrt(inv, out=inv)
+    if not inv.dot(inv) < np.inf:
+        inv = _root_of_large(xhat.T, eps, divisor)
     xhat /= inv
     np.reciprocal(inv, out=inv)
     y = xhat * gain
     y += bias
-    cache = BatchNormCache(xhat, gain, inv, divisor, mean, squares / (n - 1))
+    cache = BatchNormCache(xhat, gain, inv, divisor, mean, squares / (n - 1), x.shape)
     return y.reshape(x.shape), cache
 
 
@@ -77,9 +84,8 @@ def batch_norm_backward(
     so  dx = inv (g - sum(g)/n - xhat sum(g xhat)/divisor)
            = gain inv (dy - dbias/n - xhat dgain/divisor).
     """
-    xhat, gain, inv, divisor, _, _ = cache
-    shape = dy.shape
-    dy = dy.reshape(xhat.shape)
+    xhat, gain, inv, divisor, _, _, shape = cache
+    dy = upstream("batch_norm", dy, shape, xhat.dtype).reshape(xhat.shape)
     n = len(dy)
     ones = np.ones(n, dy.dtype)
     dgain = np.matmul(ones, dy * xhat, out=out[0])
@@ -103,6 +109,8 @@ def batch_norm_inference(
 
     x (..., C), gain, bias, mean and var (C,) -> y (..., C).
     """
+    x, gain, bias = _with_parameters("batch_norm_inference", x, gain, bias)
+    x, mean, var = _with_parameters("batch_norm_inference", x, mean, var, ("mean", "var"))
     inv = var + eps
     np.sqrt(inv, out=inv)
     np.reciprocal(inv, out=inv)
@@ -122,6 +130,7 @@ def batch_norm_inference_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndar
         dvar = sum(dy gain (x - mean)) (-inv^3 / 2) = -dgain gain inv^2 / 2.
     """
     xhat, gain, inv = cache
+    dy = upstream("batch_norm_inference", dy, xhat.shape, xhat.dtype)
     C = len(gain)
     flat = dy.reshape(-1, C)
     ones = np.ones(len(flat), dy.dtype)
@@ -139,8 +148,9 @@ def layer_norm(
 
     x (..., C), gain (C,), bias (C,) -> y (..., C).
     """
-    C = x.shape[-1]
-    rows = x.reshape(-1, C)
+    x, gain, bias = _with_parameters("layer_norm", x, gain, bias)
+    *lead, C = x.shape
+    rows = x.reshape(math.prod(lead), C)
     mean = rows @ np.ones(C, x.dtype)
     mean /= C
     xhat = rows - mean[:, None]
@@ -148,7 +158,7 @@ def layer_norm(
     xhat *= inv
     y = xhat * gain
     y += bias
-    return y.reshape(x.shape), (xhat, gain, inv)
+    return y.reshape(x.shape), (xhat, gain, inv, x.shape)
 
 
 def layer_norm_backward(
@@ -160,9 +170,8 @@ def layer_norm_backward(
     is the gradient of xhat, and dx = inv (g - mean(g) - xhat mean(g xhat)): batch norm's derivation
     with the channels of one row in the place of the batch.
     """
-    xhat, gain, inv = cache
-    shape = dy.shape
-    dy = dy.reshape(xhat.shape)
+    xhat, gain, inv, shape = cache
+    dy = upstream("layer_norm", dy, shape, xhat.dtype).reshape(xhat.shape)
     C = dy.shape[1]
     ones = np.ones(len(dy), dy.dtype)
     dgain = np.matmul(ones, dy * xhat, out=out[0])
@@ -186,11 +195,15 @@ def rms_norm(
 
     x (..., C), gain (C,) or None -> y (..., C). Nothing is subtracted and there is no bias.
     """
-    rows = x.reshape(-1, x.shape[-1])
+    floating("rms_norm", x, axes=1)
+    *lead, C = x.shape
+    if gain is not None and (gain.shape != (C,) or gain.dtype is not x.dtype):
+        x, gain = fitted("rms_norm", x, gain=(gain, (C,)))
+    rows = x.reshape(math.prod(lead), C)
     inv = _inverse_rms(rows, eps)
     xhat = rows * inv
     y = xhat if gain is None else xhat * gain
-    return y.reshape(x.shape), (xhat, gain, inv)
+    return y.reshape(x.shape), (xhat, gain, inv, x.shape)
 
 
 def rms_norm_backward(
@@ -202,9 +215,8 @@ def rms_norm_backward(
     inv: dinv = sum g x, and ∂inv/∂x[i] = -inv^3 x[i] / C. Together
         dx = inv g - inv^3 x sum(g x)/C = inv (g - xhat mean(g xhat)).
     """
-    xhat, gain, inv = cache
-    shape = dy.shape
-    dy = dy.reshape(xhat.shape)
+    xhat, gain, inv, shape = cache
+    dy = upstream("rms_norm", dy, shape, xhat.dtype).reshape(xhat.shape)
     g = dy if gain is None else dy * gain
     projection = np.vecdot(g, xhat)
     projection /= dy.shape[1]
@@ -218,9 +230,35 @@ def rms_norm_backward(
 
 def _inverse_rms(rows: np.ndarray, eps: float) -> np.ndarray:
     """(mean(rows^2) + eps)^(-1/2) of each row: (N, C) -> (N, 1)."""
-    inv = np.vecdot(rows, rows)
+    with np.errstate(over="ignore"):
+        inv = np.vecdot(rows, rows)
     inv /= rows.shape[1]
     inv += eps
     np.sqrt(inv, out=inv)
+    if not inv.dot(inv) < np.inf:
+        inv = _root_of_large(rows, eps, rows.shape[1])
     np.reciprocal(inv, out=inv)
     return inv[:, None]
+
+
+def _root_of_large(rows: np.ndarray, eps: float, divisor: int) -> np.ndarray:
+    """sqrt(sum(rows^2) / divisor + eps) of each row, (N, C) -> (N,), where a square may be too
+    large for the dtype: the largest number is taken out first."""
+    largest = np.maximum(np.abs(rows).max(axis=1), 1)
+    scaled = rows / largest[:, None]
+    return largest * np.sqrt(np.vecdot(scaled, scaled) / divisor + eps / largest / largest)
+
+
+def _with_parameters(
+    op: str,
+    x: np.ndarray,
+    a: np.ndarray,
+    b: np.ndarray,
+    names: tuple[str, str] = ("gain", "bias"),
+) -> list[np.ndarray]:
+    """x, a and b in the dtype of x; ValueError unless a and b have a number for each channel."""
+    C = x.shape[-1:]
+    floating(op, x, axes=1)
+    if a.shape == b.shape == C and a.dtype is b.dtype is x.dtype:
+        return [x, a, b]
+    return fitted(op, x, **{names[0]: (a, C), names[1]: (b, C)})

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from npnet.ops.activation import sigmoid
+from npnet.ops.checks import fitted, floating, upstream
 
 
 class LSTMCache(NamedTuple):
@@ -38,6 +39,7 @@ def rnn(x: np.ndarray, h0: np.ndarray, w: np.ndarray, b: np.ndarray) -> tuple[np
 
     x (..., T, C), h0 (H,), w (C + H, H), b (H,) -> h (..., T, H).
     """
+    x, h0, w, b = _fitted("rnn", x, w, b, 1, h0=h0)
     xt, a, h = _unroll(x, h0, w, b)
     wh = w[x.shape[-1] :]
     for t in range(len(a)):
@@ -54,7 +56,7 @@ def rnn_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
     gradients are sums: linear's backward on all steps at once.
     """
     xt, h, w, shape, state_ndim = cache
-    dy = _time_first(dy)
+    dy = _time_first(upstream("rnn", dy, (*shape[:-1], h.shape[-1]), h.dtype))
     wh = w[xt.shape[-1] :]
     da = np.empty_like(dy)
     dh = np.zeros_like(h[0])
@@ -79,6 +81,7 @@ def gru(x: np.ndarray, h0: np.ndarray, w: np.ndarray, b: np.ndarray) -> tuple[np
     x (..., T, C), h0 (H,), w (C + H, 3H) with the columns of z, r, c in this order, b (3H,)
     -> h (..., T, H). torch.nn.GRU differs: it applies r after the product, and its z is our 1 - z.
     """
+    x, h0, w, b = _fitted("gru", x, w, b, 3, h0=h0)
     xt, a, h = _unroll(x, h0, w, b)
     H = h.shape[-1]
     wh = w[x.shape[-1] :]
@@ -109,7 +112,7 @@ def gru_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
     other gates p.
     """
     xt, gates, h, rh, w, shape, state_ndim = cache
-    dy = _time_first(dy)
+    dy = _time_first(upstream("gru", dy, (*shape[:-1], h.shape[-1]), h.dtype))
     H = h.shape[-1]
     wh = w[xt.shape[-1] :]
     w_gates, w_candidate = wh[:, : 2 * H], wh[:, 2 * H :]
@@ -151,6 +154,7 @@ def lstm(
     which is torch.nn.LSTM's, b (4H,) -> h (..., T, H). torch.nn.LSTM has two biases, whose sum is
     b.
     """
+    x, h0, c0, w, b = _fitted("lstm", x, w, b, 4, h0=h0, c0=c0)
     xt, a, h = _unroll(x, h0, w, b)
     H = h.shape[-1]
     wh = w[x.shape[-1] :]
@@ -182,7 +186,7 @@ def lstm_backward(dy: np.ndarray, cache: LSTMCache) -> tuple[np.ndarray, ...]:
     Along c the gradient is only multiplied by f at each step, which is why it need not vanish.
     """
     xt, gates, h, tanh_cell, cell, w, shape, h0_ndim, c0_ndim = cache
-    dy = _time_first(dy)
+    dy = _time_first(upstream("lstm", dy, (*shape[:-1], h.shape[-1]), h.dtype))
     H = h.shape[-1]
     wh = w[xt.shape[-1] :]
     slope = _slopes(gates, candidate=slice(2 * H, 3 * H))
@@ -207,6 +211,20 @@ def lstm_backward(dy: np.ndarray, cache: LSTMCache) -> tuple[np.ndarray, ...]:
     return dx, _state_gradient(dh, h0_ndim), _state_gradient(dc, c0_ndim), dw, db
 
 
+def _fitted(
+    op: str, x: np.ndarray, w: np.ndarray, b: np.ndarray, n_gate: int, **states: np.ndarray
+) -> list[np.ndarray]:
+    """The arguments of a cell with so many gates in their order, if they have the shapes of its
+    docstring, else ValueError."""
+    floating(op, x, axes=2)
+    *lead, _, C = x.shape
+    H = b.shape[-1] // n_gate if b.ndim else 0
+    each = (math.prod(lead), H)
+    others = {name: (s, each if s.shape == each else (H,)) for name, s in states.items()}
+    others |= {"w": (w, (C + H, n_gate * H)), "b": (b, (n_gate * H,))}
+    return fitted(op, x, **others)
+
+
 def _time_first(x: np.ndarray) -> np.ndarray:
     """(..., T, C) -> a contiguous (T, B, C), all leading axes in B: each step of the loop reads one
     block of memory."""
@@ -220,7 +238,7 @@ def _batch_first(h: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _rows(x: np.ndarray) -> np.ndarray:
-    return x.reshape(-1, x.shape[-1])
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 def _sum_rows(x: np.ndarray) -> np.ndarray:

@@ -1,0 +1,45 @@
+"""What every operation asks of its arrays: exactly the shapes of its docstring, nothing broadcast,
+and floating numbers. The dtype of the first is the dtype of everything.
+"""
+
+import numpy as np
+
+
+def floating(op: str, x: np.ndarray, axes: int = 0) -> None:
+    """ValueError, unless x is an array of floating numbers with at least so many axes."""
+    if x.dtype.kind != "f" or x.ndim < axes:
+        raise ValueError(
+            f"{op}: expected floating numbers with at least {axes} axes, got {_described(x)}"
+        )
+
+
+def fitted(
+    op: str, x: np.ndarray, **others: tuple[np.ndarray, tuple[int, ...]]
+) -> list[np.ndarray]:
+    """x and the others, name=(array, shape), in the dtype of x; ValueError if one does not have
+    exactly its shape or is not floating."""
+    arrays = [x]
+    for name, (array, shape) in others.items():
+        if array.shape != shape or array.dtype.kind != "f":
+            raise ValueError(
+                f"{op}: with {_described(x)} as input, {name} must be floating numbers {shape}, "
+                f"got {_described(array)}"
+            )
+        arrays.append(array.astype(x.dtype, copy=False))
+    return arrays
+
+
+def upstream(op: str, dy: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """dy in the dtype of the output; ValueError if it does not have exactly the output's shape."""
+    if dy.shape == shape and dy.dtype is dtype:
+        return dy
+    if dy.shape != shape or dy.dtype.kind != "f":
+        raise ValueError(
+            f"{op}_backward: dy must be floating numbers {shape}, as the output is, "
+            f"got {_described(dy)}"
+        )
+    return np.asarray(dy, dtype)
+
+
+def _described(x: np.ndarray) -> str:
+    return f"{x.dtype} {x.shape}"
