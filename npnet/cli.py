@@ -42,9 +42,9 @@ def _run(argv, console):
             with console.deferred():
                 import numpy as np
 
-                from npnet import commands
+                from npnet import commands, results
 
-                args = _parse(argv, commands)
+                args = _parse(argv, commands, results)
                 console.progress.quiet = args.quiet
             with np.errstate(all="ignore"):
                 return args.command(args, console)
@@ -78,15 +78,15 @@ def one_line(text: str) -> str:
     return text if len(text) <= 600 else text[:400] + " ... " + text[-180:]
 
 
-def _parse(argv, commands):
-    parser, subparsers = _parsers(commands)
+def _parse(argv, commands, results):
+    parser, subparsers = _parsers(commands, results)
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         subparsers[args.name].error(f"unrecognized arguments: {' '.join(unknown)}")
     return args
 
 
-def _parsers(commands):
+def _parsers(commands, results):
     """The parser of everything, and the parser of each command by name."""
     parser = Parser(
         prog="npnet",
@@ -116,6 +116,12 @@ def _parsers(commands):
         _diagnose_flags,
         "activations, gradients and updates, layer by layer, as in lecture 3",
     )
+    command(
+        results.evaluate, _evaluate_flags, "loss and perplexity of a trained model on some words"
+    )
+    command(results.compare, _compare_flags, "several runs in one table and one figure")
+    command(results.plot, _plot_flags, "pictures of a run: losses, embedding, layers, attention")
+    command(results.export, _export_flags, "a model as a .safetensors file, and back")
     return parser, subparsers
 
 
@@ -220,6 +226,54 @@ def _diagnose_flags(p):
     )
 
 
+def _evaluate_flags(p):
+    _model(p)
+    _input_file(p, "other words than those of the training run")
+    p.add_argument(
+        "--per-word", action="store_true", help="also the likeliest and the unlikeliest words"
+    )
+
+
+def _compare_flags(p):
+    p.add_argument(
+        "folders", metavar="DIR", nargs="+", type=folder_name, help="a --work-dir of a training run"
+    )
+    p.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=picture,
+        default="compare.png",
+        help="the figure, .png or .svg (default: %(default)s)",
+    )
+
+
+def _plot_flags(p):
+    _model(p)
+    p.add_argument(
+        "-o", "--output", metavar="DIR", type=folder_name, help="put them here (default: the run's)"
+    )
+    p.add_argument("--format", choices=["png", "svg"], default="png", help="default: %(default)s")
+    p.add_argument("--word", metavar="TEXT", help="the word whose attention is drawn")
+    _input_file(p, "the words of the training run, if they have moved")
+
+
+def _export_flags(p):
+    p.add_argument(
+        "source",
+        metavar="SOURCE",
+        type=not_empty,
+        help="the --work-dir of a training run, a .npz file in it, or a .safetensors file",
+    )
+    p.add_argument(
+        "target",
+        metavar="TARGET",
+        type=folder_name,
+        help="a .safetensors file, or for one as SOURCE a folder or a .npz file",
+    )
+    p.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
+
+
 def _model(p):
     p.add_argument(
         "model",
@@ -240,6 +294,12 @@ def not_empty(text):
     if not text or "\0" in text:
         raise argparse.ArgumentTypeError(f"must not be empty, got {text!r}")
     return text
+
+
+def picture(text):
+    if not text.endswith((".png", ".svg")):
+        raise argparse.ArgumentTypeError(f"must end in .png or .svg, got {text!r}")
+    return folder_name(text)
 
 
 def folder_name(text):

@@ -19,6 +19,7 @@ import numpy as np
 from npnet import ops, train
 from npnet.layers import BatchNorm, Layer, Linear, Residual, Sequential, Tanh
 from npnet.models import Model
+from npnet.plot import colors, figure_class
 from npnet.presets import PRESETS, Lecture, Preset
 
 SATURATED = 0.97
@@ -143,8 +144,8 @@ def diagnose(
         )
     if not 1 <= preset.last < 1 << 62:
         raise ValueError(f"--max-steps must be at least 1 here, got {preset.stop}")
-    figure_class = _figure_class() if plot_dir else None
     if plot_dir:
+        figure_class()
         Path(plot_dir).mkdir(parents=True, exist_ok=True)
     run = preset.prepare(words)
     chain(run.model)
@@ -171,14 +172,13 @@ def diagnose(
     if plot_dir:
         stage("drawing the pictures")
         print()
-        for name, figure in figures(figure_class, run.model, tanhs, sizes, last).items():
+        for name, figure in figures(run.model, tanhs, sizes, last).items():
             path = Path(plot_dir) / f"{name}.png"
             figure.savefig(path, dpi=120)
             print(f"saved to {path}")
 
 
 def figures(
-    figure_class: Any,
     model: Model,
     tanhs: list[Observed],
     sizes: dict[int, list[float]],
@@ -195,19 +195,19 @@ def figures(
         ("gradients", "Gradients of the loss by the activations", "gradient", grads),
         ("weight-gradients", "Gradients of the loss by the weights", "gradient", weights),
     ):
-        drawn[name] = _histograms(figure_class, arrays)
+        drawn[name] = _histograms(arrays)
         drawn[name].axes[0].set(title=f"{title}, step {step}", xlabel=label, ylabel="density")
-    drawn["updates"] = _curves(figure_class, list(weights), sizes)
+    drawn["updates"] = _curves(list(weights), sizes)
     for figure in drawn.values():
         figure.axes[0].spines[["top", "right"]].set_visible(False)
         figure.axes[0].grid(alpha=0.25, linewidth=0.6)
     return drawn
 
 
-def _histograms(figure_class: Any, arrays: dict[str, np.ndarray]) -> Any:
-    figure = figure_class(figsize=(11, 4.5), layout="constrained")
+def _histograms(arrays: dict[str, np.ndarray]) -> Any:
+    figure = figure_class()(figsize=(11, 4.5), layout="constrained")
     axes = figure.subplots()
-    for (label, values), color in zip(arrays.items(), _colors(len(arrays)), strict=True):
+    for (label, values), color in zip(arrays.items(), colors(len(arrays)), strict=True):
         density, edges = np.histogram(values, bins=100, density=True)
         axes.plot((edges[:-1] + edges[1:]) / 2, density, label=label, color=color, linewidth=1.3)
     axes.set_ylim(bottom=0)
@@ -215,12 +215,12 @@ def _histograms(figure_class: Any, arrays: dict[str, np.ndarray]) -> Any:
     return figure
 
 
-def _curves(figure_class: Any, labels: list[str], sizes: dict[int, list[float]]) -> Any:
-    figure = figure_class(figsize=(11, 5), layout="constrained")
+def _curves(labels: list[str], sizes: dict[int, list[float]]) -> Any:
+    figure = figure_class()(figsize=(11, 5), layout="constrained")
     axes = figure.subplots()
     steps, curves = list(sizes), np.array(list(sizes.values())).T
     style = {"linewidth": 0.8, "marker": "." if len(steps) == 1 else ""}
-    for label, curve, color in zip(labels, curves, _colors(len(labels)), strict=True):
+    for label, curve, color in zip(labels, curves, colors(len(labels)), strict=True):
         axes.plot(steps, curve, label=label, color=color, **style)
     axes.axhline(-3, color="black", linewidth=1.2)
     axes.annotate("a good pace", (0, -3), (4, 4), textcoords="offset points", fontsize=9)
@@ -231,20 +231,6 @@ def _curves(figure_class: Any, labels: list[str], sizes: dict[int, list[float]])
     )
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     return figure
-
-
-def _colors(n: int) -> np.ndarray:
-    from matplotlib import colormaps
-
-    return colormaps["turbo"](np.linspace(0.05, 0.95, n))
-
-
-def _figure_class() -> Any:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ValueError('--plot needs matplotlib: pip install "npnet-trainer[plot]"') from error
-    return Figure
 
 
 def _mean(values: np.ndarray) -> float:

@@ -64,7 +64,7 @@ def deep_network(words, steps):
     """The lecture's deeper network, trained for so many steps by its loop -> layers, parameters,
     update sizes."""
     vocabulary = Vocabulary(words)
-    x, y = (torch.from_numpy(a) for a in build_dataset(split(words)[0], vocabulary, 3))
+    x, y = (torch.from_numpy(np.asarray(a)) for a in build_dataset(split(words)[0], vocabulary, 3))
     V, g = len(vocabulary), torch.Generator().manual_seed(2147483647)
     C = torch.randn((V, 10), generator=g)
     layers = []
@@ -275,10 +275,7 @@ def test_a_long_curve_is_thinned(monkeypatch, tmp_path):
     drawn = []
     monkeypatch.setattr(diagnose, "MOST_POINTS", 10)
     monkeypatch.setattr(
-        diagnose, "_curves", lambda cls, labels, sizes: drawn.append(sizes) or cls()
-    )
-    monkeypatch.setattr(
-        diagnose, "figures", lambda cls, model, tanhs, sizes, step: drawn.append(sizes) or {}
+        diagnose, "figures", lambda model, tanhs, sizes, step: drawn.append(sizes) or {}
     )
     diagnose.diagnose(replace(PRESETS["part3"], stop=35), NAMES[:200], tmp_path)
     assert list(drawn[0]) == [*range(0, 35, 4), 34]
@@ -289,7 +286,7 @@ def test_without_matplotlib_it_says_what_to_install(tmp_path):
     done = command("--plot", str(tmp_path / "plots"), PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr == 'npnet: --plot needs matplotlib: pip install "npnet-trainer[plot]"\n'
+    assert done.stderr == 'npnet: pictures need matplotlib: pip install "npnet-trainer[plot]"\n'
     assert not (tmp_path / "plots").exists()
 
 

@@ -1,0 +1,316 @@
+"""Pictures of a run: its losses, its embedding, and what flows through it for a few words.
+
+Every function takes what it draws and returns a matplotlib Figure; matplotlib is imported when the
+first is made.
+"""
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from npnet import ops
+from npnet.data import Vocabulary, build_dataset, build_sequences
+from npnet.layers import CausalAttention, Embedding
+from npnet.models import Model
+
+BLUE, ORANGE, GREEN, GREY = "#2266aa", "#d95f02", "#1b8a5a", "#9aa5b1"
+ROWS = 32  # examples in the map of dlogits, as in the lecture
+
+
+def figure_class() -> Any:
+    """matplotlib's Figure; a ValueError says how to install it."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ValueError('pictures need matplotlib: pip install "npnet-trainer[plot]"') from error
+    return Figure
+
+
+def colors(n: int) -> np.ndarray:
+    """n colours that can be told apart, in order."""
+    from matplotlib import colormaps
+
+    return colormaps["turbo"](np.linspace(0.05, 0.95, n))
+
+
+def read_history(path: str | Path) -> dict[str, np.ndarray]:
+    """history.csv as column -> array, NaN where a cell is empty."""
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            header, *rows = csv.reader(file)
+        cells = np.array([[float(cell or "nan") for cell in row] for row in rows])
+        columns = dict(zip(header, cells.T, strict=True))
+        columns["step"]
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path}: not the history of a run, or an empty one") from error
+    return columns
+
+
+def smoothed(losses: np.ndarray) -> np.ndarray:
+    """A running mean of about a thirtieth of the curve, without the bias of its start."""
+    decay = 1 - 1 / max(1.0, len(losses) / 30)
+    mean, weight, out = 0.0, 0.0, []
+    for loss in losses:
+        mean, weight = decay * mean + (1 - decay) * loss, decay * weight + (1 - decay)
+        out.append(mean / weight)
+    return np.array(out)
+
+
+def loss_curves(history: dict[str, np.ndarray]) -> Any:
+    """The losses of minibatches, their running mean, and every evaluation."""
+    figure, axes = _axes(8, 4.8, "Loss while training", "step", "loss (nats per character)")
+    step, loss = history["step"], history["batch_loss"]
+    seen = np.isfinite(loss)
+    if seen.any():
+        axes.plot(step[seen], loss[seen], color=GREY, linewidth=0.5, alpha=0.6, label="minibatch")
+        axes.plot(step[seen], smoothed(loss[seen]), color=BLUE, label="minibatch, running mean")
+    for name, color in (("train", BLUE), ("val", ORANGE), ("test", GREEN)):
+        evaluated = history[f"{name}_loss"]
+        there = np.isfinite(evaluated)
+        if there.any():
+            axes.plot(
+                step[there], evaluated[there], color=color, marker="o", markersize=4,
+                linestyle="--", linewidth=1, label=f"whole {name} set",
+            )  # fmt: skip
+    axes.legend(frameon=False)
+    return figure
+
+
+def comparison(histories: dict[str, dict[str, np.ndarray]]) -> Any:
+    """Name -> history: the running mean of the minibatches' loss, and where there is one the loss
+    on words that were held out."""
+    figure, axes = _axes(8, 4.8, "Loss while training", "step", "loss (nats per character)")
+    for (name, history), color in zip(histories.items(), colors(len(histories)), strict=True):
+        seen = np.isfinite(history["batch_loss"])
+        held_out = np.where(
+            np.isfinite(history["val_loss"]), history["val_loss"], history["test_loss"]
+        )
+        there = np.isfinite(held_out)
+        axes.plot(
+            history["step"][seen], smoothed(history["batch_loss"][seen]),
+            color=color, linewidth=1.2, label=name,
+        )  # fmt: skip
+        axes.plot(history["step"][there], held_out[there], "o--", color=color, markersize=4)
+    axes.plot([], [], color="black", label="minibatches, running mean")
+    axes.plot([], [], "o--", color="black", markersize=4, label="held-out words")
+    axes.legend(frameon=False)
+    return figure
+
+
+def embedding(model: Model, vocabulary: Vocabulary) -> Any:
+    """Each character at its vector; more than two channels are projected on the two directions in
+    which they vary most."""
+    layers = [layer for _, layer in model.network.walk() if isinstance(layer, Embedding)]
+    vectors = layers[0].weight.data[: len(vocabulary)].astype(np.float64)
+    vectors = vectors - vectors.mean(axis=0)
+    labels = ["channel 0", "channel 1"]
+    if vectors.shape[1] != 2:
+        left, size, _ = np.linalg.svd(vectors, full_matrices=False)
+        share = size**2 / max((size**2).sum(), np.finfo(float).tiny)
+        places = np.zeros((len(vectors), 2))
+        places[:, : min(2, len(size))] = (left * size)[:, :2]
+        labels = [
+            f"principal component {k + 1} ({share[k]:.0%} of the variance)"
+            if k < len(share)
+            else "nothing more"
+            for k in range(2)
+        ]
+        vectors = places
+    figure, axes = _axes(7.5, 7, f"Embedding of the {len(vocabulary)} characters", *labels)
+    vowels = [label in "aeiouy" for label in _labels(vocabulary)]
+    axes.scatter(*vectors.T, s=260, c=np.where(vowels, ORANGE, BLUE), alpha=0.25, linewidths=0)
+    for label, place in zip(_labels(vocabulary), vectors, strict=True):
+        axes.text(*place, label, ha="center", va="center", fontsize=11, parse_math=False)
+    if any(vowels):
+        axes.scatter([], [], s=80, c=ORANGE, alpha=0.4, linewidths=0, label="a e i o u y")
+        axes.legend(frameon=False)
+    return figure
+
+
+def dlogits(model: Model, vocabulary: Vocabulary, words: list[str]) -> Any:
+    """The lecture's map: the gradient of the loss by the logits of a few examples, which pulls up
+    the character that comes next and pushes down the others by their probability."""
+    x, y = _examples(model, vocabulary, words)
+    V = len(vocabulary)
+    logits = model.logits(x).reshape(-1, V)
+    targets, contexts = y.reshape(-1), _contexts(model, x)
+    counted = np.flatnonzero(targets != -1)[:ROWS]
+    _, cache = ops.cross_entropy(logits[counted], targets[counted])
+    gradient = ops.cross_entropy_backward(1.0, cache) * len(counted)
+    figure, axes = _axes(
+        max(6.0, 0.26 * V + 2.5), 0.2 * len(counted) + 2,
+        "Gradient of the loss by the logits", "logit of the character", "context and what follows",
+    )  # fmt: skip
+    labels = _labels(vocabulary)
+    rows = [
+        f"{''.join(labels[c] for c in contexts[i])} {labels[targets[i]]}" for i in counted.tolist()
+    ]
+    image = axes.imshow(gradient, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
+    axes.set_xticks(range(V), labels, parse_math=False, fontsize=9 if V < 60 else 5)
+    axes.set_yticks(range(len(rows)), rows, parse_math=False, fontsize=8, family="monospace")
+    axes.grid(False)
+    figure.colorbar(image, label="gradient (nats per unit), times the examples")
+    return figure
+
+
+def layers(model: Model, vocabulary: Vocabulary, words: list[str]) -> Any:
+    """For every layer how its activations, and the gradients of the loss by them, are spread."""
+    x, y = _examples(model, vocabulary, words, most=1000)
+    seen = record(model, x, y)
+    names = list(seen)
+    figure = figure_class()(figsize=(11, 0.32 * len(names) + 1.8), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for row, (out, gradient) in enumerate(seen.values()):
+        _spread(left, row, out, BLUE)
+        sizes = np.zeros(0) if gradient is None else np.abs(gradient[gradient != 0])
+        _spread(right, row, sizes, ORANGE)
+    left.set(title="Activations", xlabel="value: median, middle half, 1 % to 99 %")
+    right.set(
+        title="Gradients of the loss by them, those that are not 0", xscale="log",
+        xlabel="size (nats per unit): median, middle half, 1 % to 99 %",
+    )  # fmt: skip
+    for axes in (left, right):
+        axes.grid(alpha=0.25, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    left.set_yticks(range(len(names)), names, fontsize=8)
+    left.set(ylabel="layer, from the input down", ylim=(len(names) - 0.5, -0.5))
+    return figure
+
+
+def _spread(axes, row, values, color):
+    if values.size:
+        low, first, middle, third, high = np.percentile(values, [1, 25, 50, 75, 99])
+        axes.plot([low, high], [row, row], color=color, linewidth=1)
+        axes.plot([first, third], [row, row], color=color, linewidth=5, alpha=0.5)
+        axes.plot([middle], [row], "o", color=color, markersize=4)
+
+
+def record(
+    model: Model, x: np.ndarray, y: np.ndarray
+) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
+    """Name of each layer -> (its output, the gradient of the loss by it or None), in order, of one
+    training pass. Every gradient is left in model.grad."""
+    found: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
+    innermost = [
+        (prefix.rstrip("."), layer)
+        for prefix, layer in model.network.walk()
+        if not layer.children()
+    ]
+
+    def watched(name, layer):
+        forward, backward = layer.forward, layer.backward
+
+        def watch_forward(x, training=False):
+            out, cache = forward(x, training)
+            found[name] = (out, None)
+            return out, cache
+
+        def watch_backward(dy, cache):
+            found[name] = (found[name][0], dy)
+            return backward(dy, cache)
+
+        layer.forward, layer.backward = watch_forward, watch_backward
+
+    for name, layer in innermost:
+        watched(name, layer)
+    try:
+        model.loss_and_grad(x, y)
+    finally:
+        for _, layer in innermost:
+            del layer.forward, layer.backward
+    return found
+
+
+def attention(model: Model, vocabulary: Vocabulary, word: str) -> Any:
+    """For each layer and head how much each position of the word looks at those before it."""
+    heads = attention_layers(model)
+    if not heads:
+        raise ValueError(f"a {model.kind} has no attention to draw")
+    ids = vocabulary.encode("." + word)[: model.config.block_size]
+    inputs = []
+
+    def watched(layer):
+        forward = layer.forward
+
+        def watch(x, training=False):
+            inputs.append(x)
+            return forward(x, training)
+
+        layer.forward = watch
+
+    for layer in heads:
+        watched(layer)
+    try:
+        model.logits(ids[None])
+    finally:
+        for layer in heads:
+            del layer.forward
+    labels = [_labels(vocabulary)[i] for i in ids]
+    T, n_head = len(ids), heads[0].n_head
+    side = max(1.6, 0.22 * T + 0.6)
+    figure = figure_class()(
+        figsize=(side * n_head + 1.6, side * len(heads) + 1.2), layout="constrained"
+    )
+    grid = figure.subplots(len(heads), n_head, squeeze=False, sharex=True, sharey=True)
+    for depth, (qkv, row) in enumerate(zip(inputs, grid, strict=True)):
+        for head, (p, axes) in enumerate(zip(_attention(qkv[0], n_head), row, strict=True)):
+            seen = np.where(np.tri(T) != 0, p, np.nan)
+            image = axes.imshow(seen, cmap="viridis", vmin=0, vmax=1)
+            axes.set_title(f"layer {depth}, head {head}", fontsize=9)
+            axes.set_xticks(range(T), labels, parse_math=False, fontsize=8)
+            axes.set_yticks(range(T), labels, parse_math=False, fontsize=8)
+    figure.suptitle(f"Attention in {''.join(labels)}", parse_math=False)
+    figure.supxlabel("character that is looked at")
+    figure.supylabel("character at the position")
+    figure.colorbar(image, ax=grid, label="weight", shrink=0.6)
+    return figure
+
+
+def attention_layers(model: Model) -> list[CausalAttention]:
+    return [layer for _, layer in model.network.walk() if isinstance(layer, CausalAttention)]
+
+
+def _attention(qkv, n_head):
+    """(T, 3C) -> (n_head, T, T), each row the weights of one position."""
+    T, C3 = qkv.shape
+    q, k, _ = qkv.reshape(T, 3, n_head, C3 // (3 * n_head)).transpose(1, 2, 0, 3)
+    scores = q @ k.swapaxes(-1, -2) / math.sqrt(q.shape[-1])
+    return ops.softmax(np.where(np.tri(T) != 0, scores, -np.inf).astype(qkv.dtype))[0]
+
+
+def _examples(model, vocabulary, words, most=ROWS):
+    """About `most` examples of the model's kind, from the first words."""
+    words = words[:most]
+    if model.windowed:
+        x, y = build_dataset(words, vocabulary, model.config.block_size)
+        return x[:most], y[:most]
+    x, y = build_sequences(words, vocabulary, model.config.block_size)
+    rows = max(2, most // 4)
+    return x[:rows], y[:rows]
+
+
+def _contexts(model, x):
+    """What the model has seen at each place of x, its last eight ids at most."""
+    if model.windowed:
+        return [row[-8:] for row in x.tolist()]
+    return [row[max(0, t - 7) : t + 1] for row in x.tolist() for t in range(len(row))]
+
+
+def _labels(vocabulary):
+    """A short printable label for each number."""
+    return [
+        c if c.isprintable() and c != " " else c.encode("unicode_escape").decode().replace(" ", "␣")
+        for c in vocabulary.itos.values()
+    ]
+
+
+def _axes(width, height, title, xlabel, ylabel):
+    figure = figure_class()(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    return figure, axes

@@ -1,0 +1,111 @@
+"""What the commands do that look at a finished run: evaluate, compare, plot, export."""
+
+import warnings
+from argparse import Namespace
+from pathlib import Path
+
+from npnet import checkpoint, score
+from npnet import folder as folders
+from npnet.data import read_words
+from npnet.progress import Console
+
+
+def evaluate(args: Namespace, console: Console) -> int:
+    trained = folders.open_model(args.model)
+    if args.input_file:
+        parts = {"words": read_words(args.input_file)}
+    else:
+        parts = trained.preset.parts(_own_words(trained))
+    found = {name: _evaluated(trained, name, words, console) for name, words in parts.items()}
+    print(*score.table(found), sep="\n")
+    if args.per_word:
+        print(*score.extremes(found), sep="\n")
+    return 0
+
+
+def _own_words(trained):
+    if trained.words is None:
+        raise ValueError(f"the words of {trained.path} are gone; -i FILE names others")
+    return trained.words
+
+
+def _evaluated(trained, name, words, console):
+    watch = console.stage(f"evaluating {name}").advance
+    return score.score_words(trained.model, trained.vocabulary, words, watch)
+
+
+def compare(args: Namespace, console: Console) -> int:
+    with console.deferred():
+        from npnet import plot
+
+    plot.figure_class()
+    trained = {name: folders.open_model(name) for name in args.folders}
+    histories = {name: plot.read_history(Path(name) / folders.HISTORY) for name in trained}
+    print(f"{'run':<20} {'model':<12} {'parameters':>10} {'steps':>9}  loss on whole sets")
+    for name, t in trained.items():
+        parts = t.preset.parts(_own_words(t))
+        losses = [f"{n} {_evaluated(t, n, w, console).loss:.4f}" for n, w in parts.items()]
+        sizes = f"{t.model.data.size:>10,} {t.step:>9,}"
+        print(f"{name:<20} {t.preset.kind:<12} {sizes}  {'  '.join(losses)}")
+    _save_figure(plot.comparison(histories), args.output)
+    return 0
+
+
+def plot(args: Namespace, console: Console) -> int:
+    with console.deferred():
+        from npnet import plot as pictures
+
+    pictures.figure_class()
+    trained = folders.open_model(args.model, args.input_file)
+    target = Path(args.output or trained.path.parent)
+    model, vocabulary = trained.model, trained.vocabulary
+    words = trained.preset.parts(_own_words(trained))["train"]
+    word = words[0] if args.word is None else args.word
+    drawn = {
+        "embedding": lambda: pictures.embedding(model, vocabulary),
+        "dlogits": lambda: pictures.dlogits(model, vocabulary, words),
+        "layers": lambda: pictures.layers(model, vocabulary, words),
+    }
+    history = trained.path.parent / folders.HISTORY
+    if history.exists():
+        drawn["loss"] = lambda: pictures.loss_curves(pictures.read_history(history))
+    if args.word is not None or pictures.attention_layers(model):
+        drawn["attention"] = lambda: pictures.attention(model, vocabulary, word)
+    for name, draw in drawn.items():
+        console.stage(f"drawing {name}")
+        _save_figure(draw(), target / f"{name}.{args.format}")
+    return 0
+
+
+def _save_figure(figure, path):
+    path = Path(path)
+    with warnings.catch_warnings():  # a character that the font lacks is drawn as a box
+        warnings.simplefilter("ignore", UserWarning)
+        checkpoint.write_whole(
+            path, lambda file: figure.savefig(file, format=path.suffix[1:], dpi=150)
+        )
+    print(f"saved to {path}")
+
+
+def export(args: Namespace, console: Console) -> int:
+    with console.deferred():
+        from npnet import export
+
+    source, target = Path(args.source), Path(args.target)
+    back = source.suffix == export.SUFFIX
+    if back == (target.suffix == export.SUFFIX):
+        raise ValueError(f"one of {source} and {target} has to end in {export.SUFFIX}")
+    if back and target.suffix != ".npz":
+        target /= folders.MODEL
+    if target.exists() and not args.overwrite:
+        raise ValueError(f"{target} exists; --overwrite replaces it")
+    if back:
+        loaded = export.load_safetensors(source)
+        folders.judged(loaded.meta, source)
+        checkpoint.save(target, loaded)
+    else:
+        trained = folders.open_model(source)
+        content = checkpoint.Checkpoint(trained.model, trained.vocabulary, trained.meta)
+        export.save_safetensors(target, content)
+    print(f"saved to {target}")
+    return 0
