@@ -269,6 +269,31 @@ def test_memory_between_calls_is_found():
         )
 
 
+def compiled(backward):
+    """A backward that refuses read-only arrays as compiled code does, without saying so."""
+
+    def refusing(dy, *inputs):
+        if not dy.flags.writeable:
+            raise TypeError("no matching signature")
+        return backward(dy, *inputs)
+
+    return refusing
+
+
+def test_what_refuses_read_only_arrays_is_judged_with_writable_ones():
+    proof = oracle.judge(linear, compiled(linear_backward), None, LINEAR)
+    assert proof.ok
+
+    def doubles(dy, x, w, b):
+        result = linear_backward(dy, x, w, b)
+        dy *= 2
+        return result
+
+    proof = oracle.judge(linear, compiled(doubles), None, LINEAR, max_examples=20)
+    assert [v.kind for v in proof.verdicts if not v.ok] == ["writes into its inputs"]
+    assert "writes into the upstream gradient" in str(proof)
+
+
 def test_a_write_into_the_cache_is_found():
     def backward(dy, cache):
         cache[0][...] *= dy

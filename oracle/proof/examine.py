@@ -39,6 +39,10 @@ class Stop(Exception):
     """The examination cannot go on: there is a finding that says why."""
 
 
+class Retry(Exception):
+    """With writable copies of what was read-only, to know what of it is written into."""
+
+
 class Examination:
     """The property for one subject and one problem; `findings` is what it found."""
 
@@ -76,7 +80,7 @@ class Examination:
         a shape is wrong or it raises, NotJudged where the point lies outside of its domain."""
         try:
             outputs = self.forward(self.problem.inputs).outputs
-        except WriteAttempt:
+        except Retry:
             self.locked = False
             return self.probe()
         except Stop:
@@ -98,6 +102,9 @@ class Examination:
                 self.cotangent()
                 self.batch()
                 self.placed()
+        except Retry:
+            self.locked = False
+            return self.run()
         except Stop:
             pass
         return list(self.findings.values())
@@ -130,19 +137,22 @@ class Examination:
             if self.locked and "read-only" in str(error):
                 said = f"{culprit} writes into an array that was given to it ({error})"
                 self.note(culprit, WRITES, said, culprit=culprit)
-                raise WriteAttempt from None
+                raise Retry from None
             if isinstance(error, np.linalg.LinAlgError) and culprit == self.subject.forward_title:
                 raise NotJudged from None
             kind = OVERFLOW if isinstance(error, FloatingPointError) else CRASH
+            if self.locked and kind == CRASH:
+                raise Retry from None  # compiled code may take no read-only array, and not say so
             said = f"{culprit} raised {type(error).__name__}: {error}"
             self.note(culprit, kind, said, culprit=culprit)
             raise Stop from error
 
     def forward(self, inputs: Arrays) -> Pass:
-        inputs = inputs if self.locked else {n: np.array(a) for n, a in inputs.items()}
-        found: Pass = self.call(
-            self.subject.forward_title, self.subject.forward, inputs, self.problem.options
-        )
+        given = inputs if self.locked else {n: np.array(a) for n, a in inputs.items()}
+        culprit = self.subject.forward_title
+        found: Pass = self.call(culprit, self.subject.forward, given, self.problem.options)
+        for name in inputs:
+            self.unwritten(culprit, f"the input {name}", given[name], inputs[name])
         found.outputs = tuple(map(as_array, found.outputs))
         if len(found.outputs) != len(self.problem.dys):
             k = len(self.problem.dys)
@@ -153,16 +163,22 @@ class Examination:
         return found
 
     def backward(self, forward: Pass, dys: tuple, **out: Any) -> dict[str, Any]:
-        dys = dys if self.locked else tuple(map(np.array, dys))
+        given = dys if self.locked else tuple(np.array(dy) for dy in dys)
         try:
-            found = self.call(self.subject.title, forward.backward, dys, **out)
+            found = self.call(self.subject.title, forward.backward, given, **out)
         except Misuse as misuse:
             if not self.problem.strict:
                 raise
             self.note("", WRONG_SHAPE, str(misuse))
             raise Stop from None
+        for own, dy in zip(given, dys, strict=True):
+            self.unwritten(self.subject.title, "the upstream gradient", own, dy)
         self.absent |= {name for name, gradient in found.items() if gradient is None}
         return {n: as_array(g) for n, g in found.items() if g is not None}
+
+    def unwritten(self, culprit: str, what: str, given: Any, before: Any) -> None:
+        if given is not before and given.tobytes() != np.asarray(before).tobytes():
+            self.note(culprit, WRITES, f"{culprit} writes into {what}", culprit=culprit)
 
     def both(self, inputs: Arrays, dys: tuple) -> tuple[tuple, dict[str, Any]]:
         forward = self.forward(inputs)
@@ -256,25 +272,20 @@ class Examination:
         """Values, shapes, dtypes; nothing of the caller's modified or shared; the same bits after
         another call."""
         problem = self.problem
-        try:
-            forward = self.forward(problem.inputs)
-            if self.locked:
-                lock(forward)
-            given = {f"the input {n}": a for n, a in problem.inputs.items()}
-            given["the upstream gradient"] = problem.dys[0]
-            if len(problem.dys) > 1:
-                named = zip(self.outputs, problem.dys, strict=True)
-                given |= {f"the upstream gradient d{name}": dy for name, dy in named}
-            returned = zip(self.outputs, forward.outputs, strict=True)
-            results = {f"the result {name}": y for name, y in returned}
-            kept = {f"array {i} of the cache": a for i, a in enumerate(forward.cache)}
-            before = {what: np.asarray(a).tobytes() for what, a in (given | results | kept).items()}
-            found = self.backward(forward, problem.dys)
-        except WriteAttempt:
-            self.locked = False
-            return self.values()
+        forward = self.forward(problem.inputs)
         if self.locked:
-            self.unmodified(given | results | kept, before)
+            lock(forward)
+        given = {f"the input {n}": a for n, a in problem.inputs.items()}
+        given["the upstream gradient"] = problem.dys[0]
+        if len(problem.dys) > 1:
+            named = zip(self.outputs, problem.dys, strict=True)
+            given |= {f"the upstream gradient d{name}": dy for name, dy in named}
+        returned = zip(self.outputs, forward.outputs, strict=True)
+        results = {f"the result {name}": y for name, y in returned}
+        kept = {f"array {i} of the cache": a for i, a in enumerate(forward.cache)}
+        before = {what: np.asarray(a).tobytes() for what, a in (given | results | kept).items()}
+        found = self.backward(forward, problem.dys)
+        self.unmodified(given | results | kept, before)
         if self.expected.outputs is not None:
             self.judge_outputs(forward.outputs)
         self.close(found)
@@ -444,10 +455,6 @@ class Examination:
                 same = np.array_equal(array, returned[name])
                 if not same or not np.shares_memory(array, returned[name]):
                     self.note(f"d{name}", WRONG_VALUE, f"d{name} is not what stands in `out`")
-
-
-class WriteAttempt(Exception):
-    """Something wrote into an array that was given to it."""
 
 
 def takes_out(function: Callable) -> bool:
