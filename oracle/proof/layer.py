@@ -195,9 +195,8 @@ class Layer(Subject):
             )
         self.results = results
         known = self.make if isinstance(self.make, type) or not self.made else None
-        self.data = [f"x{i}" for i in range(count)] if count != 1 else ["x"]
-        if known is not None or callable(self.call):
-            self.data = input_names(*self.function(known, self.call), count)
+        told = known is not None or callable(self.call)
+        self.data = input_names(*(self.function(known, self.call) if told else (None, 0)), count)
         if taken := [name for name in self.params if name in self.data]:
             raise ValueError(f"{taken[0]!r} is an input, too: give params={{name: place}}")
         if self.pullback and (known is not None or callable(self.pullback)):

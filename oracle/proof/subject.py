@@ -163,10 +163,12 @@ def spellings(name: str) -> tuple[str, ...]:
 
 
 def input_names(forward: Callable, skip: int, count: int) -> list[str]:
-    """The names of a forward's first parameters after some, or x0, x1, ... where it does not
+    """The names of a forward's first parameters after some, or x, or x0, x1, ..., where it does not
     tell."""
     names = [p.name for p in positional(forward)][skip : skip + count]
-    return names if len(names) == count else [f"x{i}" for i in range(count)]
+    if len(names) == count:
+        return names
+    return ["x"] if count == 1 else [f"x{i}" for i in range(count)]
 
 
 def positional(function: Any) -> list[inspect.Parameter]:
