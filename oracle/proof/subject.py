@@ -162,7 +162,7 @@ def spellings(name: str) -> tuple[str, ...]:
     )
 
 
-def input_names(forward: Callable, skip: int, count: int) -> list[str]:
+def input_names(forward: Any, skip: int, count: int) -> list[str]:
     """The names of a forward's first parameters after some, or x, or x0, x1, ..., where it does not
     tell."""
     names = [p.name for p in positional(forward)][skip : skip + count]
