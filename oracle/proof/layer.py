@@ -196,7 +196,8 @@ class Layer(Subject):
         self.results = results
         known = self.make if isinstance(self.make, type) or not self.made else None
         told = known is not None or callable(self.call)
-        self.data = input_names(*(self.function(known, self.call) if told else (None, 0)), count)
+        function, skip = self.function(known, self.call) if told else (None, 0)
+        self.data = input_names(function, skip, count)
         if taken := [name for name in self.params if name in self.data]:
             raise ValueError(f"{taken[0]!r} is an input, too: give params={{name: place}}")
         if self.pullback and (known is not None or callable(self.pullback)):
