@@ -91,8 +91,9 @@ def test_embedding_and_cross_entropy_take_their_shapes_alone():
 @pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize("kind", [complex, bool, int])
 def test_what_is_no_floating_number_is_refused_by_name(name, kind):
+    """A forward takes complex numbers, for the complex step; a backward does not."""
     arrays = inputs(name)
-    for k in range(len(arrays)):
+    for k in range(len(arrays) if kind is not complex else 0):
         changed = [array.astype(kind) if j == k else array for j, array in enumerate(arrays)]
         with pytest.raises(ValueError, match=f"^{name}: .*{np.dtype(kind).name}"):
             passes(name, changed)
@@ -101,7 +102,7 @@ def test_what_is_no_floating_number_is_refused_by_name(name, kind):
         passes(name, arrays, y.astype(kind))
 
 
-@pytest.mark.parametrize("kind", [complex, bool, int])
+@pytest.mark.parametrize("kind", [bool, int])
 def test_tables_and_logits_are_floating_numbers(kind):
     with pytest.raises(ValueError, match=f"^embedding: .*{np.dtype(kind).name}"):
         ops.embedding(np.array([0]), np.ones((V, C), kind))

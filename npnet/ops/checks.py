@@ -1,5 +1,8 @@
 """What every operation asks of its arrays: exactly the shapes of its docstring, nothing broadcast,
 and floating numbers. The dtype of the first is the dtype of everything.
+
+A forward takes complex numbers as well: that is how the complex step differentiates it without a
+backward. A backward refuses them.
 """
 
 import numpy as np
@@ -7,7 +10,7 @@ import numpy as np
 
 def floating(op: str, x: np.ndarray, axes: int = 0) -> None:
     """ValueError, unless x is an array of floating numbers with at least so many axes."""
-    if x.dtype.kind != "f" or x.ndim < axes:
+    if x.dtype.kind not in "fc" or x.ndim < axes:
         raise ValueError(
             f"{op}: expected floating numbers with at least {axes} axes, got {_described(x)}"
         )
@@ -20,18 +23,19 @@ def fitted(
     exactly its shape or is not floating."""
     arrays = [x]
     for name, (array, shape) in others.items():
-        if array.shape != shape or array.dtype.kind != "f":
+        if array.shape != shape or array.dtype.kind not in "fc":
             raise ValueError(
                 f"{op}: with {_described(x)} as input, {name} must be floating numbers {shape}, "
                 f"got {_described(array)}"
             )
-        arrays.append(array.astype(x.dtype, copy=False))
+        alike = array.dtype.kind == x.dtype.kind
+        arrays.append(array.astype(x.dtype, copy=False) if alike else array)
     return arrays
 
 
 def upstream(op: str, dy: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """dy in the dtype of the output; ValueError if it does not have exactly the output's shape."""
-    if dy.shape == shape and dy.dtype is dtype:
+    if dy.shape == shape and dy.dtype is dtype and dtype.kind == "f":
         return dy
     if dy.shape != shape or dy.dtype.kind != "f":
         raise ValueError(
