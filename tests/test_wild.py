@@ -1,4 +1,5 @@
-"""What the judge found in other people's code, shown again by hand: `pytest -m wild`.
+"""What the judge found in other people's code, shown again by hand and by the judge, and what is
+right there: `pytest -m wild`.
 
 A value by hand is plain float64 and exact arithmetic, without our judge. docs/found-in-the-wild.md
 tells the same findings in words, with those of projects that no package index has.
@@ -12,7 +13,9 @@ import warnings
 import numpy as np
 import pytest
 
-PACKAGES = ["autograd", "sklearn", "mygrad", "numba", "numpy_ml"]
+import oracle
+
+PACKAGES = ["autograd", "sklearn", "mygrad", "micrograd", "numba", "numpy_ml"]
 absent = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
 pytestmark = [
     pytest.mark.wild,
@@ -176,3 +179,112 @@ def test_mygrad_leaky_relu_has_no_slope_at_zero():
     leaky_relu(x, 0.1).backward()
 
     assert x.grad.tolist() == [0.1, 0, 1]  # anything from 0.1 to 1 would do
+
+
+# By the judge
+
+
+def kinds(report):
+    """{(gradient or function, kind of mistake)}"""
+    return {(verdict.name, verdict.kind) for verdict in report.verdicts if not verdict.ok}
+
+
+def test_the_judge_finds_autograds_mistakes(ag):
+    np = ag.numpy
+
+    def judged(function, signature, **details):
+        return kinds(
+            oracle.judge(oracle.vjp(function, ag.make_vjp), signature=signature, **details)
+        )
+
+    assert ("dx", "wrong value") in judged(lambda x: np.tile(x, 2), "(n,m)->(n,2m)")
+    assert judged(lambda x: np.linalg.norm(x, axis=1, keepdims=True), "(n,m)->(n,1)")
+    assert judged(lambda x: np.diag(x), "(n,n+1)->(n)", allow=["view"])
+    assert judged(lambda x: np.gradient(x), "(n)->(n)", sizes={"n": (2, 6)})
+    assert judged(lambda x: np.prod(x), "(n)->()") == {("dx", "wrong value")}
+    assert judged(lambda x: np.sinc(x), "(n)->(n)") == {("dx", "wrong value")}
+    assert judged(lambda x, y: np.where(x > 0, x, y), "(n,m),(m)->(n,m)")
+
+
+def test_the_judge_finds_sklearns_mistake():
+    from sklearn.neural_network import MLPRegressor
+
+    mlp = MLPRegressor(hidden_layer_sizes=(), alpha=0).partial_fit(np.ones((1, 1)), np.ones((1, 2)))
+
+    def loss(w, b, x, y):
+        mlp.coefs_, mlp.intercepts_ = [w], [b]
+        loss, (dw,), (db,) = mlp._backprop(x, y, None, [x, None], [None], [None], [None])
+        return loss, (dw, db)
+
+    report = oracle.judge(loss, signature="(i,k),(k),(n,i),(n,k)->()", wrt=["w", "b"])
+    assert kinds(report) == {("dw", "wrong value"), ("db", "wrong value")}
+    assert "not divided by k" in str(report)
+
+
+def test_the_judge_finds_numpy_mls_mistakes(numpy_ml):
+    pooled = oracle.layer(
+        numpy_ml.Embedding, "c", "v", pool="sum", params="parameters['W']", grads="gradients['W']"
+    )
+    report = oracle.judge(pooled, signature="(n,t),(v,c)->(n,1,c)", ids={0: "v"})
+    assert ("dW", "wrong value") in kinds(report)
+    report = oracle.judge(oracle.layer(numpy_ml.Softmax, dim=0), signature="(n,m)->(n,m)")
+    assert ("dX", "wrong value") in kinds(report)
+    pool = oracle.layer(numpy_ml.Pool2D, (2, 2), pad=1)
+    report = oracle.judge(pool, signature="(n,h,w,c)->(n,h+1,w+1,c)", max_examples=5)
+    assert ("Pool2D.backward", "crash") in kinds(report)
+
+
+def test_the_judge_finds_mygrads_mistakes():
+    import mygrad
+    from mygrad.nnet.activations import leaky_relu
+    from mygrad.nnet.layers import gru
+
+    def judged(function, signature, **details):
+        tensors = oracle.tensors(function, mygrad.tensor)
+        return kinds(oracle.judge(tensors, signature=signature, **details))
+
+    assert judged(lambda x: mygrad.std(x), "(n)->()") == {("dx", "wrong value")}
+    assert judged(lambda x: leaky_relu(x, 0.1), "(n)->(n)") == {("dx", "wrong value")}
+    shapes = "(t,n,c),(c,d),(d,d),(d),(c,d),(d,d),(d),(c,d),(d,d),(d)->(t+1,n,d)"
+    small = {"sizes": dict.fromkeys("tncd", (2, 2)), "max_examples": 5}
+    written = judged(gru, shapes, **small)
+    assert written == {("the backward of gru", "writes into its inputs")}
+
+
+# What is right
+
+
+def right(home):
+    """The operations of a table as parameters, with nothing to collect where it is absent."""
+    if absent:
+        return [pytest.param(None, (), id="absent")]
+    import wild_operations
+
+    of = getattr(wild_operations, f"{home}_of")
+    table = getattr(wild_operations, home.upper())
+    return [pytest.param(of, operation, id=f"{home}-{name}") for name, operation in table.items()]
+
+
+@pytest.mark.parametrize(
+    "of, operation", [*right("autograd"), *right("mygrad"), *right("micrograd")]
+)
+def test_no_false_alarm(of, operation):
+    function, signature, *details = operation
+    policy = {"max_examples": 30, "dtype": (np.float64, np.float32), "allow": ["view", "dtype"]}
+    for more in details:
+        policy |= more
+    oracle.check_backward(of(function), signature=signature, **policy)
+
+
+def test_every_function_of_autograd_is_in_the_table(ag):
+    import wild_operations
+    from autograd.core import primitive_vjps
+
+    homes = [ag.numpy, ag.numpy.linalg, ag.numpy.fft]
+    rows = {name.split()[0] for name in wild_operations.AUTOGRAD}
+    tried = [vars(home).get(name) for home in homes for name in rows] + [ag.numpy.sinc]
+    for home in homes:
+        for name, function in vars(home).items():
+            hidden = name.startswith("_") or name == "truncate_pad"
+            if not hidden and callable(function) and function in primitive_vjps:
+                assert any(function is other for other in tried), name
