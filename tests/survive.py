@@ -254,7 +254,7 @@ def random_arguments(rng, place):
     return [a for a in arguments if "\0" not in a]
 
 
-def outcome(arguments, place, patience=20.0):
+def outcome(arguments, place, patience=3.0):
     """status, stdout and stderr of the command in a fork of this process, which has imported
     everything; after `patience` seconds it gets a SIGTERM."""
     from npnet import cli, commands, diagnose  # noqa: F401
@@ -286,7 +286,7 @@ def outcome(arguments, place, patience=20.0):
     handle = os.pidfd_open(child)
     if not select.select([handle], [], [], patience)[0]:
         os.kill(child, signal.SIGTERM)
-        if not select.select([handle], [], [], patience)[0]:
+        if not select.select([handle], [], [], 20 * patience)[0]:
             os.kill(child, signal.SIGKILL)
     os.close(handle)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
