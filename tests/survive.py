@@ -123,8 +123,16 @@ def kill(process, wait):
     return [-signal.SIGKILL]
 
 
+def _listens(pid):
+    """Whether npnet has taken the signals. Until then Python answers them, by a traceback."""
+    caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return caught is None or int(caught[1], 16) >> (signal.SIGTERM - 1) & 1
+
+
 def interrupt(rng):
     def disturb(process, wait):
+        while process.poll() is None and not _listens(process.pid):
+            time.sleep(0.001)
         time.sleep(wait)
         numbers = [rng.choice([signal.SIGINT, signal.SIGTERM, signal.SIGHUP])]
         if rng.random() < 0.4:
@@ -132,8 +140,7 @@ def interrupt(rng):
         for number in numbers:
             process.send_signal(number)
             time.sleep(rng.choice([0, 0.0005]))
-        # A signal before Python listens is the end of the process, in the signal's own way; the
-        # second of two may come when the first has been obeyed.
+        # -n: the second of two may come when the first has been obeyed, and Python is ending.
         return [s for n in numbers for s in (128 + n, -n)]
 
     return disturb
@@ -218,13 +225,23 @@ FLAGS = {
     ],
     "sample": ["-n", "--prompt", "--temperature", "--top-k", "--seed", "-i", "--num-samples"],
     "diagnose": ["-i", "--preset", "--max-steps", "--plot"],
+    "evaluate": ["-i"],
+    "compare": ["-o"],
+    "plot": ["-o", "-i", "--format", "--word"],
+    "export": [],
 }  # fmt: skip
-SWITCHES = {"train": ["--resume", "--overwrite", "--sample-only"], "sample": [], "diagnose": []}
+SWITCHES = {
+    "train": ["--resume", "--overwrite", "--sample-only"],
+    "evaluate": ["--per-word"],
+    "export": ["--overwrite"],
+}
 USUAL = {
     "--preset": ["part1", "part3", "part3-deep", "part4", "part5", "microgpt", "makemore-gru"],
     "--type": ["bigram", "mlp", "bow", "rnn", "gru", "lstm", "transformer"],
     "--device": ["cpu"],
     "--prompt": ["jo", "an", "x"],
+    "--word": ["jo", "an", "x"],
+    "--format": ["png", "svg"],
     "--temperature": ["0", "0.5", "2"],
     "-l": ["0.1", "1e-3", "1e6", "1e30"],
 }
@@ -232,12 +249,18 @@ USUAL = {
 
 def random_arguments(rng, place):
     """A list of arguments, mostly sensible in each of its parts, which rarely fit together."""
-    name = rng.choice(["train"] * 6 + ["sample"] * 3 + ["diagnose", "fly", "--version", "--help"])
+    name = rng.choice(
+        ["train"] * 8 + ["sample"] * 4 + ["evaluate", "compare", "plot", "export"] * 2
+        + ["diagnose", "fly", "--version", "--help"]
+    )  # fmt: skip
     files = [str(place / f) for f in ("words.txt", "bytes.txt", "few.txt", "fifo", "missing")]
     folders = [str(place / f) for f in ("run", "gru", "new", "a b", "words.txt", "words.txt/x")]
     arguments = [name]
-    if name == "sample":
-        arguments.append(rng.choice([*folders, *folders, str(place / "run" / "last.npz"), "", "x"]))
+    models = [*folders, *folders, str(place / "run" / "last.npz"), "", "x"]
+    if name in ("sample", "evaluate", "plot", "export", "compare"):
+        arguments.append(rng.choice(models))
+    if name in ("export", "compare"):
+        arguments.append(rng.choice([*models, str(place / "gru.safetensors"), "a.png"]))
     for _ in range(rng.choice([0, 1, 1, 2, 3, 5])):
         if SWITCHES.get(name) and rng.random() < 0.2:
             arguments.append(rng.choice(SWITCHES[name]))

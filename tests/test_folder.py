@@ -3,6 +3,7 @@
 import contextlib
 import math
 import re
+import resource
 import shlex
 import signal
 import subprocess
@@ -254,6 +255,35 @@ def test_drawing_ends_when_its_reader_has_gone(trained):
 
 
 # ---- the disk, and a second run
+
+
+def test_a_full_disk_is_said_and_the_save_tried_again(names, tmp_path):
+    """RLIMIT_FSIZE stands for the full disk: a file cannot grow beyond it."""
+    out = tmp_path / "out"
+    flags = ["train", "-i", names, "--preset", "part3", "--max-steps", 3000, "--save-every", 50]
+    with start(*flags, "-o", out) as process:
+        lines = [process.stderr.readline()]
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1000, -1))
+        while "warning" not in lines[-1]:
+            lines.append(process.stderr.readline())
+        listed = sorted(path.name for path in out.iterdir())
+        good("sample", out, "-n", 2)
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (-1, -1))
+        rest = process.stderr.read()
+    assert process.returncode == 0, rest
+    assert str(out) in lines[-1] and "File too large" in lines[-1]
+    assert listed == [".lock", "history.csv", "last.npz"]
+    good(*flags, "-o", tmp_path / "whole")
+    same_runs(tmp_path / "whole", out)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_first_step(names, tmp_path):
+    limit = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500, -1))}
+    with start("train", "-i", names, "--max-steps", 5, "-o", tmp_path, **limit) as process:
+        text = process.stderr.read()
+    assert process.returncode == 2
+    assert text.count("\n") == 1 and "File too large" in text and str(tmp_path) in text
+    assert {path.name for path in tmp_path.iterdir()} <= {".lock", "history.csv"}
 
 
 def test_a_second_run_in_a_folder_is_refused_while_the_first_lives(names, tmp_path):
