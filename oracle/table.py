@@ -42,7 +42,7 @@ def minibatch(path=NAMES, seed=2147483647, batch_size=32, n_embd2=64, with_b1=Fa
     return params, x[ix], y[ix]
 
 
-def check(params, x, y, values, gradients, dloss=1.0, context="") -> dict[str, Result]:
+def against_autograd(params, x, y, values, gradients, dloss=1.0, context="") -> dict[str, Result]:
     """Compare what `chunked.forward` and `chunked.backward` returned with float64 autograd ->
     Result by name.
 
@@ -84,7 +84,7 @@ def table(params, x, y, language="en") -> tuple[str, bool]:
     """The printed comparison for one minibatch in float32, and whether all of it is right."""
     values = chunked.forward(params, x, y)
     gradients = chunked.backward(params, values)
-    results = check(params, x, y, values, gradients)
+    results = against_autograd(params, x, y, values, gradients)
     autograd = reference.gradients(params, x, y)
     rows = []
     for name, gradient in gradients.items():

@@ -528,3 +528,54 @@ def test_threads_are_given_back():
     before = torch.get_num_threads()
     oracle.check_backward(linear, linear_backward, linear, LINEAR, max_examples=2)
     assert torch.get_num_threads() == before
+
+
+def test_no_gradient_at_all_is_not_right():
+    """As where the return is forgotten."""
+    with pytest.raises(ValueError, match="<lambda> returns None for every gradient"):
+        oracle.check_backward(lambda x: x * 2, lambda dy, x: None, None, "(n)->(n)")
+    with pytest.raises(ValueError, match="returns None for every gradient"):
+        oracle.check_backward(np.multiply, lambda dy, a, b: (None, None), None, "(n),(n)->(n)")
+
+
+def test_one_gradient_has_one_verdict_on_its_numbers():
+    """A factor that only float32 shows is small beside some numbers and large beside others."""
+
+    def backward(dy, x):
+        return 2 * dy * x * (1 if x.dtype == np.float64 else np.float32(1.0099))
+
+    report = oracle.judge(lambda x: x * x, backward, None, "(n)->(n)", dtype=BOTH, seed=0)
+    assert [verdict.kind for verdict in report.verdicts if not verdict.ok] in (
+        ["precision"],
+        ["wrong value"],
+    )
+
+
+def test_a_hint_on_values_needs_the_values_to_make_it_wrong():
+    """Right for ones, but for all other numbers too, in C order."""
+
+    def backward(dy, x):
+        return 2 * x * dy.ravel(order="K").reshape(dy.shape)
+
+    verdict = oracle.judge(lambda x: x * x, backward, None, "(n,c)->(n,c)", seed=0)["dx"]
+    assert not verdict.ok and "it is right" not in verdict.hint
+
+
+def test_a_crash_names_its_function_once():
+    def backward(dy, x):
+        raise KeyError("mine")
+
+    report = oracle.judge(lambda x: x * 2, backward, None, "(n)->(n)")
+    assert report["backward"].sentence.startswith("backward raised KeyError: 'mine' [")
+
+
+def test_a_median_of_equal_numbers_may_move_with_one_of_them():
+    """However small dy is: no other gradient there tells how large is large."""
+
+    def backward(dy, x):
+        dx = np.zeros_like(x)
+        dx[np.argsort(x, kind="stable")[len(x) // 2]] = dy
+        return dx
+
+    draw = {"upstream": [1e-4], "layout": ["zero stride"]}
+    oracle.check_backward(np.median, backward, None, "(2h+1)->()", draw=draw, max_examples=20)

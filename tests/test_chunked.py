@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from npnet import chunked, ops
 from npnet.data import NAMES
 from npnet.random import TorchGenerator
-from oracle.table import check, minibatch
+from oracle.table import against_autograd, minibatch
 
 INTERMEDIATES = [
     *(
@@ -85,7 +85,11 @@ def both_passes(params, x, y, dloss=1.0, backward=chunked.backward):
 
 
 def problems(params, x, y, values, gradients, dloss=1.0):
-    return [r.message for r in check(params, x, y, values, gradients, dloss).values() if not r.ok]
+    return [
+        r.message
+        for r in against_autograd(params, x, y, values, gradients, dloss).values()
+        if not r.ok
+    ]
 
 
 @given(networks, upstreams)

@@ -344,3 +344,16 @@ def test_sensitivity_sees_a_cancellation(way):
     m = sensitivity(f, x, dy, ["x"], found, runs=16)["x"]
     assert found.kinks == 1 and 2 <= m[0] <= 4  # a jump is not a rounding
     assert 500 < m[1] < 5000
+
+
+def test_a_term_that_y_absorbs_does_not_cost_the_complex_step_its_trust():
+    """1 + x w stands still where x w is below its rounding, and so do the differences."""
+    inputs = {"x": np.array([[1e-7, 1e-12]]), "w": np.array([[1e-3], [1e-12]])}
+
+    def f(given):
+        return (1 + given["x"] @ given["w"],)
+
+    dys = (np.array([[1.0]]),)
+    found = derivative(f, inputs, dys, ["x", "w"])
+    assert found.method == "complex step"
+    assert confirm(f, inputs, dys, ["x", "w"], found).method == "complex step"

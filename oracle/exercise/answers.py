@@ -6,7 +6,7 @@ import runpy
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ class Problem(str):
 @dataclass
 class Answer:
     """One gradient for one example: what the user returned, None or a Problem; what is right; what
-    `decide` needs."""
+    `decide` needs, and what `likely_mistake` may know."""
 
     name: str
     got: Any
@@ -45,10 +45,7 @@ class Answer:
     sizes: dict[str, int]
     scale: Callable[[], np.ndarray] | None = None
     terms: int = 1
-    inputs: dict[str, np.ndarray] | None = None
-    dy: np.ndarray | None = None
-    ones: np.ndarray | None = None
-    without: dict[str, np.ndarray] | None = None
+    known: dict[str, Any] = field(default_factory=dict)
 
     def judge(self) -> tuple[str, str]:
         if self.got is None:
@@ -62,13 +59,7 @@ class Answer:
             result = decide(got, expected, self.scale, self.terms, self.largest, name)
         if result.ok:
             return DONE, ""
-        known: dict[str, Any] = {
-            "inputs": self.inputs,
-            "dy": self.dy,
-            "ones": self.ones,
-            "without": self.without,
-        }
-        hint = likely_mistake(self.name, self.got, self.expected, sizes=self.sizes, **known)
+        hint = likely_mistake(name, self.got, self.expected, sizes=self.sizes, **self.known)
         return WRONG, f"{result.message}." + (f" Likely mistake: {hint}." if hint else "")
 
 
@@ -192,10 +183,12 @@ def chunked_answers(
             {name: expected[name]},
             largest,
             sizes | ({"32": 32} if i else {}),
-            inputs={"x": x} if name == "dC" else {},
-            ones=solution[name](**needs | ones) if ones else None,
-            without={
-                n: solution[name](**needs | {n: np.zeros_like(a)}) for n, a in upstream.items()
+            known={
+                "inputs": {"x": x} if name == "dC" else {},
+                "ones": solution[name](**needs | ones) if ones else None,
+                "without": {
+                    n: solution[name](**needs | {n: np.zeros_like(a)}) for n, a in upstream.items()
+                },
             },
         )
         available |= locked({name: right[name]})
@@ -254,9 +247,7 @@ def operation_answers(
             shown | ({"32": 32} if i else {}),
             partial(scale_of, examination, name),
             examination.terms,
-            problem.inputs,
-            dy,
-            ones.get(name),
+            {"inputs": problem.inputs, "dy": dy, "ones": ones.get(name)},
         )
 
 

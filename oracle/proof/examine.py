@@ -166,6 +166,8 @@ class Examination:
         given = dys if self.locked else tuple(np.array(dy) for dy in dys)
         try:
             found = self.call(self.subject.title, forward.backward, given, **out)
+            if found and all(gradient is None for gradient in found.values()):
+                raise Misuse(f"{self.subject.title} returns None for every gradient")
         except Misuse as misuse:
             if not self.problem.strict:
                 raise

@@ -15,10 +15,12 @@ from oracle.proof.finding import (
     CRASH,
     FORMULA,
     KINDS,
+    PRECISION,
     RANDOM,
     STATE,
     WRITES,
     WRONG_FORWARD,
+    WRONG_VALUE,
     Finding,
     Problem,
 )
@@ -149,7 +151,12 @@ class Proof:
         for dtype in self.dtypes:
             for finding in self.findings(example, dtype):
                 found.setdefault(finding.key, Failure(finding, dtype, example))
-        return [failure for key, failure in found.items() if key not in self.found]
+        return [failure for key, failure in found.items() if not self.known(*key)]
+
+    def known(self, name: str, kind: str) -> bool:
+        """Whether it is found already, or less than what is."""
+        found = self.found.keys()
+        return (name, kind) in found or (kind == PRECISION and (name, WRONG_VALUE) in found)
 
     def findings(self, example: dict[str, Any], dtype: np.dtype) -> list[Finding]:
         try:
@@ -236,6 +243,8 @@ class Proof:
         """Set a failure aside, with what may explain it."""
         failure.hint = self.hint(failure)
         self.found[failure.key] = failure
+        if failure.finding.kind == WRONG_VALUE:
+            self.found.pop((failure.finding.name, PRECISION), None)
 
     def hint(self, failure: Failure) -> str:
         """The mistake that fits, best where sizes cannot be confused and values are tame."""
@@ -284,6 +293,9 @@ class Proof:
             except Exception:
                 return None
 
+        plain = elsewhere(None, dys[0])  # the same numbers in float64 and C order
+        if plain is None or not alike(plain[0], finding.got):
+            elsewhere = None  # it is not the values that make it wrong
         first = {f"d{n}": g for n, g in expected.gradients.items()}
         state = finding.kind == STATE
         return likely_mistake(
@@ -344,10 +356,13 @@ class Proof:
         drawn["seed"] = example["seed"]
         drawn |= {n: example[n] for n in COMMON if example[n] != self.choices[n][0]}
         at = ", ".join(f"{name} = {value!r}" for name, value in drawn.items())
+        said = finding.sentence
+        if not said.startswith(f"{finding.culprit} "):
+            said = f"{finding.culprit}: {said}"
         return Verdict(
             finding.name,
             finding.kind,
-            f"{finding.culprit}: {finding.sentence} [{at}]{failure.remark}",
+            f"{said} [{at}]{failure.remark}",
             example,
             failure.hint,
             self.reproduce(example),
@@ -374,3 +389,8 @@ def widened(inputs: Arrays) -> Arrays:
 
 def widened_one(a: np.ndarray) -> np.ndarray:
     return np.array(a, np.float64 if a.dtype.kind == "f" else None, order="C")
+
+
+def alike(a: Any, b: Any) -> bool:
+    """Equal but for rounding, even to float32."""
+    return np.shape(a) == np.shape(b) and np.allclose(a, b, rtol=1e-3, equal_nan=True)
