@@ -294,8 +294,7 @@ class Proof:
                 return None
 
         plain = elsewhere(None, dys[0])  # the same numbers in float64 and C order
-        if plain is None or not alike(plain[0], finding.got):
-            elsewhere = None  # it is not the values that make it wrong
+        by_values = plain is not None and alike(plain[0], finding.got)
         first = {f"d{n}": g for n, g in expected.gradients.items()}
         state = finding.kind == STATE
         return likely_mistake(
@@ -307,7 +306,7 @@ class Proof:
             dy=dys[0],
             ones=expected.ones.get(name[1:]),
             again=finding.got if state else None,
-            elsewhere=None if state else elsewhere,
+            elsewhere=elsewhere if by_values and not state else None,
         )
 
     def report(self) -> Report:
