@@ -309,8 +309,6 @@ def _sample_only(args, console):
 
 def _print_words(trained, n, seed, prompt, temperature, top_k, console):
     """n words, marked "in train", "in test" or "new" where the words of its run are at hand."""
-    if trained.path.name != folders.MODEL and not console.progress.quiet:
-        print(f"npnet: drawn from {trained.path}, of step {trained.step:,}", file=sys.stderr)
     generator = TorchGenerator(seed)
     known = trained.words and trained.preset.divide(trained.words)
     stage = console.stage("drawing words", n)
@@ -324,6 +322,8 @@ def _print_words(trained, n, seed, prompt, temperature, top_k, console):
             temperature=temperature,
             top_k=top_k,
         )
+        if done == 0 and trained.path.name != folders.MODEL and not console.progress.quiet:
+            print(f"npnet: drawn from {trained.path}, of step {trained.step:,}", file=sys.stderr)
         if known is None:
             print(*words, sep="\n")
         else:

@@ -265,7 +265,7 @@ def random_arguments(rng, place):
         if SWITCHES.get(name) and rng.random() < 0.2:
             arguments.append(rng.choice(SWITCHES[name]))
             continue
-        flag = rng.choice(FLAGS.get(name, ["--fly"]))
+        flag = rng.choice(FLAGS.get(name) or ["--fly"])
         usual = USUAL.get(flag, ["1", "2", "4", "8", "32"])
         if flag in ("-i", "--input-file"):
             usual = files
