@@ -11,7 +11,7 @@ import numpy as np
 
 # Choices stand as often as they are to be drawn; the first is the plainest.
 COMMON: dict[str, tuple] = {
-    "values": ("normal", "normal", "ties", "ties", "constant", "extreme", "wide"),
+    "values": ("normal", "normal", "normal", "ties", "constant", "extreme", "wide"),
     "scale": (1.0, 1.0, 1.0, 1e-4, 1e-2, 1e1, 1e2, 1e4),
     "upstream": (1.0, 1.0, 1e-4, 1e4),
     "layout": ("C", "C", "F", "reversed", "strided", "zero stride"),

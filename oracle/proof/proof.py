@@ -116,6 +116,7 @@ class Proof:
             if name not in COMMON:
                 raise ValueError(f"there is no {name!r} to draw; there are {', '.join(COMMON)}")
         self.choices = COMMON | {"scale": tuple(magnitude * s for s in (1.0, 1.0, 0.1, 0.01))}
+        self.choices["values"] = (*COMMON["values"], "ties")  # so that a hundred meet a zero
         self.choices |= {name: tuple(values) for name, values in draw.items()}
         if unknown := [name for name in allow if name not in ALLOWED]:
             raise ValueError(f"{unknown[0]!r} cannot be allowed; there are {', '.join(ALLOWED)}")
