@@ -2,6 +2,7 @@
 the published runs, which the repository does not contain."""
 
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read once, when NumPy is imported
@@ -12,6 +13,12 @@ from command_line import WORDS, good
 from hypothesis import Phase, settings
 
 torch.set_num_threads(1)
+
+# Tests send these; a shell that starts pytest in the background or under nohup has them ignored.
+for number, usual in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+    known = getattr(signal, number, None)
+    if known is not None and signal.getsignal(known) is signal.SIG_IGN:
+        signal.signal(known, usual)
 
 settings.register_profile("dev", max_examples=100, deadline=None)
 settings.register_profile(
