@@ -75,7 +75,7 @@ def plot(found, file):
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    from matplotlib.ticker import LogLocator, ScalarFormatter
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
 
     columns = min(3, len(found))
     rows = -(-len(found) // columns)
@@ -88,6 +88,8 @@ def plot(found, file):
         for name, marker in (("npnet", "o"), ("torch", "s")):
             times = {v: p[name]["seconds"] * 1e3 for v, p in points.items() if name in p}
             axis.loglog(list(times), list(times.values()), marker=marker, label=name)
+        low, high = axis.get_ylim()
+        axis.set_ylim(low / 2, high * 2)  # or a few per cent would fill a panel
         label, _, about = SERIES[series][0].partition(" (")
         axis.set(xlabel=label, ylabel="ms a step")
         axis.set_title(about.rstrip(")"), fontsize=8)
@@ -95,7 +97,7 @@ def plot(found, file):
         ticks = [value for value in points if value != 513]
         axis.set_xticks(ticks, map(str, ticks), fontsize=8)
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.yaxis.set_major_formatter(ScalarFormatter())
+        axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axis.grid(alpha=0.3)
     axes[0][0].legend()
     figure.savefig(file)
