@@ -34,7 +34,7 @@ def arguments():
     common.add_argument("-i", "--input-file", help="words, one a line (default: npnet's names.txt)")
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description=f"{__doc__} Without a command: {', '.join(DEFAULT)}, within five minutes.",
+        description=f"{__doc__} Without a command: {', '.join(DEFAULT)}.",
         parents=[common],
     )
     parser.set_defaults(json=None, input_file=NAMES)

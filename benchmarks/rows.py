@@ -63,7 +63,8 @@ class Task:
 
     model       npnet's, with the parameters that every peer starts from
     parameters  copies of these by npnet's names
-    x, y        the examples: (N, T) and (N,) for windows, (N, T) twice for sequences
+    x, y        the examples as arrays: (N, T) and (N,) for windows, (N, T) twice for sequences;
+                npnet draws from its own form of them
     lengths     how many positions of each sequence are scored; None for windows
     validation  the examples of the validation words
     batch_size  examples a step, drawn with replacement; 1 takes one after the other
@@ -77,8 +78,8 @@ class Task:
         self._begin(config)
         make = npnet.build_dataset if self.model.windowed else npnet.build_sequences
         first, second, _ = npnet.split(words)
-        self._examples(*make(first, vocabulary, block_size))
-        self.validation = make(second, vocabulary, block_size)
+        self._keep(*make(first, vocabulary, block_size))
+        self.validation = [np.asarray(a) for a in make(second, vocabulary, block_size)]
 
     def _begin(self, config):
         """Parameters none of which is zero or one, or a wrong term of a peer could hide."""
@@ -87,9 +88,10 @@ class Task:
         self.model.data += noise.astype(self.model.data.dtype)
         self.parameters = {name: p.copy() for name, p in self.model.parameters().items()}
 
-    def _examples(self, x, y):
-        self.x, self.y = x, y
-        self.lengths = None if self.model.windowed else (y != -1).sum(1)
+    def _keep(self, x, y):
+        self._drawn_from = x, y
+        self.x, self.y = np.asarray(x), np.asarray(y)
+        self.lengths = None if self.model.windowed else (self.y != -1).sum(1)
 
     @property
     def config(self):
@@ -104,7 +106,7 @@ class Task:
         """npnet's way to draw."""
         if self.batch_size == 1:
             return self.in_order()
-        return npnet.minibatches(self.x, self.y, self.batch_size, npnet.TorchGenerator(1))
+        return npnet.minibatches(*self._drawn_from, self.batch_size, npnet.TorchGenerator(1))
 
     def optimizer(self):
         model, rule = self.model, self.rule
@@ -125,4 +127,4 @@ class SizedTask(Task):
         shape = (4 * row.batch_size, row.block_size)
         rng = np.random.default_rng(0)
         x = rng.integers(0, vocab_size, shape)
-        self._examples(x, rng.integers(0, vocab_size, shape[:1] if self.model.windowed else shape))
+        self._keep(x, rng.integers(0, vocab_size, shape[:1] if self.model.windowed else shape))
