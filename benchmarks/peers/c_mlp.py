@@ -57,7 +57,7 @@ def peer(task):
         made.keep = x, y, arrays
         return made
 
-    examples = net(np.asarray(task.x), np.asarray(task.y))
+    examples = net(task.x, task.y)
 
     def train(n):
         library.mlp_train(ctypes.byref(examples), n, lr)

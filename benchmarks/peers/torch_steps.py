@@ -6,7 +6,6 @@ Examples are tensors; a minibatch is drawn by torch.randint. All use the fused o
 
 from itertools import cycle
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
@@ -74,12 +73,9 @@ class Eager:
         """Mean loss over the scored positions; the notebook's norm with the statistics of all
         examples."""
         if self.task.row.kind == "mlp":
-            before_norm = self.model[:3](torch.from_numpy(np.asarray(self.task.x)))
+            before_norm = self.model[:3](torch.from_numpy(self.task.x))
             self.model.norm.statistics = torch.var_mean(before_norm, 0)
-        total, parts = (
-            0.0,
-            zip(*(torch.from_numpy(np.asarray(a)).split(chunk) for a in (x, y)), strict=True),
-        )
+        total, parts = 0.0, zip(*(torch.from_numpy(a).split(chunk) for a in (x, y)), strict=True)
         for xs, ys in parts:
             total += float(_everywhere(self.model, None, xs, ys, None)) * int((ys != -1).sum())
         return total / (y != -1).sum()
@@ -101,7 +97,7 @@ def compiled_eager(task):
 
 
 def _drawing(task, trim):
-    x, y = torch.from_numpy(np.asarray(task.x)), torch.from_numpy(np.asarray(task.y))
+    x, y = torch.from_numpy(task.x), torch.from_numpy(task.y)
     N, B = len(x), task.batch_size
     lengths = None if task.lengths is None else torch.from_numpy(task.lengths)
     while True:
