@@ -70,7 +70,8 @@ def confirm(
     if found.method == "complex step":
         exact = differences(f, inputs, dys, wrt)
         for name, value in found.value.items():
-            slack = 1e-9 * np.abs(value).max(initial=0)  # y may stand still, absorbing a term
+            # y may stand still where it absorbs a term.
+            slack = 1e-9 * max(float(np.abs(a).max(initial=0)) for a in (value, *dys))
             inside = (exact.low[name] - slack <= value) & (value <= exact.high[name] + slack)
             same = inside & (exact.kinked[name] <= found.kinked[name])
             if not np.all(same | ~exact.judged[name]):
