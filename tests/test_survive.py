@@ -1,5 +1,5 @@
-"""A little of what tests/survive.py does at length: runs that are killed, interrupted, without room
-on the disk or beside a second one, and random arguments."""
+"""A little of what tests/survive.py does at length: runs that are killed, interrupted or beside a
+second one, and random arguments."""
 
 import pytest
 from survive import STATUSES, arguments, survive, writers

@@ -130,7 +130,7 @@ class Proof:
         self.given: set[str] = set()
         self.remarks: dict[str, None] = {}
         self.errors: dict[str, float] = {}
-        self.examples = self.judged = self.kinks = self.undefined = 0
+        self.examples = self.judged = self.kinks = 0
         beside = getattr(reference, "__name__", "None")
         self.calls = [*self.subject.calls, beside, repr(signature)]
         self.pasted = bool(self.subject.calls) and beside.isidentifier()
