@@ -1,9 +1,11 @@
 """Layers: a layer holds parameters and knows its operation; Sequential and Residual compose.
 
     y, cache = layer.forward(x, training)      training matters to BatchNorm and Dropout
+    y, cache = layer.forward(x, training, packing)      of an AlongTime layer, x (N, C) or (N,)
     dx = layer.backward(dy, cache)             and overwrites the layer's parameter gradients
     state = layer.start(batch, length)         for generation: before the first position
     y = layer.step(x, state)                   one position, x (B, C) or ids (B,); updates the state
+    state = keep(state, rows)                  the state of these words of the batch alone
 
 A layer keeps nothing between calls but its parameters (and BatchNorm its running statistics): the
 cache and the state are the caller's. Layers are made from arrays that are drawn already, so the
@@ -63,7 +65,27 @@ class Layer:
         return self.forward(x)[0]
 
 
-class Sequential(Layer):
+def keep(state: Any, rows: np.ndarray) -> Any:
+    """A state of some rows of the batch, which is the last axis but one of every array in it."""
+    if isinstance(state, np.ndarray):
+        return state.take(rows, axis=-2)
+    if isinstance(state, list):
+        return [keep(part, rows) for part in state]
+    if isinstance(state, dict):
+        return {name: keep(part, rows) for name, part in state.items()}
+    return state
+
+
+class AlongTime(Layer):
+    """What does not look at each position alone: its forward takes the packing of x too."""
+
+    def forward(
+        self, x: np.ndarray, training: bool = False, packing: Any = None
+    ) -> tuple[np.ndarray, Any]:
+        raise NotImplementedError
+
+
+class Sequential(AlongTime):
     """One layer after the other, named by keyword, or by number where given by position."""
 
     def __init__(self, *layers: Layer, **named: Layer) -> None:
@@ -75,10 +97,13 @@ class Sequential(Layer):
     def children(self) -> dict[str, Layer]:
         return self.layers
 
-    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
+    def forward(
+        self, x: np.ndarray, training: bool = False, packing: Any = None
+    ) -> tuple[np.ndarray, Any]:
         caches = []
         for layer in self.layers.values():
-            x, cache = layer.forward(x, training)
+            more = (packing,) if isinstance(layer, AlongTime) else ()
+            x, cache = layer.forward(x, training, *more)
             caches.append(cache)
         return x, caches
 
@@ -102,8 +127,10 @@ class Residual(Sequential):
     x is used twice: dx = dy + what f hands back.
     """
 
-    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
-        y, cache = super().forward(x, training)
+    def forward(
+        self, x: np.ndarray, training: bool = False, packing: Any = None
+    ) -> tuple[np.ndarray, Any]:
+        y, cache = super().forward(x, training, packing)
         return x + y, cache  # not in place: y may be in the cache of the last layer
 
     def backward(self, dy: np.ndarray, cache: Any) -> Any:
@@ -132,25 +159,41 @@ class Embedding(Layer):
             ops.embedding_backward(dy, cache, out=self.weight.grad)
 
 
-class PositionalEmbedding(Layer):
-    """ids (B, T) -> token[ids] + position[0 .. T-1], both tables learned.
+class Table(Layer):
+    """weight (V, C) for the layer above, which looks up in it itself: ids pass through."""
 
-    A T beyond the positions is a ValueError.
+    def __init__(self, weight: np.ndarray) -> None:
+        self.weight = Parameter(weight)
+
+    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
+        return x, None
+
+    def backward(self, dy: np.ndarray, cache: Any) -> None:
+        return None
+
+
+class PositionalEmbedding(AlongTime):
+    """ids (N,) -> token[id] + position[step], both tables learned.
+
+    More steps than positions are a ValueError.
     """
 
     def __init__(self, token: np.ndarray, position: np.ndarray, tied: bool = False) -> None:
         self.token = Embedding(token, tied)
         self.position = Parameter(position)
 
-    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
+    def forward(
+        self, x: np.ndarray, training: bool = False, packing: Any = None
+    ) -> tuple[np.ndarray, Any]:
         y, cache = self.token.forward(x)
-        y += self._positions(0, x.shape[-1])
-        return y, cache
+        y += np.repeat(self._positions(0, len(packing.sizes)), packing.sizes, axis=0)
+        return y, (cache, packing.sizes)
 
     def backward(self, dy: np.ndarray, cache: Any) -> None:
-        T, C = dy.shape[-2:]
-        self.position.grad[:T] = dy.reshape(-1, T, C).sum(0)
-        self.position.grad[T:] = 0
+        cache, sizes = cache
+        first = np.cumsum([0, *sizes[:-1]])  # the row with which each step begins
+        self.position.grad[: len(sizes)] = np.add.reduceat(dy, first, axis=0)
+        self.position.grad[len(sizes) :] = 0
         self.token.backward(dy, cache)
 
     def start(self, batch: int, length: int) -> Any:
@@ -167,8 +210,8 @@ class PositionalEmbedding(Layer):
         return self.position.data[start:stop]
 
 
-class Window(Layer):
-    """ids (B, T) -> (B, T, length): at each position the id there, one before, two before, ...
+class Window(AlongTime):
+    """ids (N,) -> (N, length): at each position the id there, one before, two before, ...
 
     Before the first token stands `blank`.
     """
@@ -176,10 +219,13 @@ class Window(Layer):
     def __init__(self, length: int, blank: int) -> None:
         self.length, self.blank = length, blank
 
-    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
-        padded = np.pad(x, ((0, 0), (self.length - 1, 0)), constant_values=self.blank)
+    def forward(
+        self, x: np.ndarray, training: bool = False, packing: Any = None
+    ) -> tuple[np.ndarray, Any]:
+        before = ((0, 0), (self.length - 1, 0))
+        padded = np.pad(packing.spread(x), before, constant_values=self.blank)
         windows = np.lib.stride_tricks.sliding_window_view(padded, self.length, axis=1)
-        return np.ascontiguousarray(windows[..., ::-1]), None
+        return packing.pack(windows[..., ::-1]), None
 
     def backward(self, dy: np.ndarray, cache: Any) -> None:
         return None
@@ -229,6 +275,20 @@ class Linear(Layer):
     def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
         out = (self.weight.grad,) if self.bias is None else (self.weight.grad, self.bias.grad)
         return ops.linear_backward(dy, cache, out)[0]
+
+
+class EmbeddingLinear(Layer):
+    """ops.embedding_linear: ids (..., K) -> rows of a Table below side by side, @ weight + bias."""
+
+    def __init__(self, table: Parameter, weight: np.ndarray, bias: np.ndarray) -> None:
+        self.table, self.weight, self.bias = table, Parameter(weight), Parameter(bias)
+
+    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
+        return ops.embedding_linear(x, self.table.data, self.weight.data, self.bias.data)
+
+    def backward(self, dy: np.ndarray, cache: Any) -> None:
+        out = self.table.grad, self.weight.grad, self.bias.grad
+        ops.embedding_linear_backward(dy, cache, out)
 
 
 class TiedLinear(Layer):
@@ -366,11 +426,13 @@ class Dropout(Layer):
         return dy if cache is None else ops.dropout_backward(dy, cache)
 
 
-class CausalMean(Layer):
+class CausalMean(AlongTime):
     """ops.causal_mean; one position at a time it keeps the running sum."""
 
-    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
-        return ops.causal_mean(x)
+    def forward(
+        self, x: np.ndarray, training: bool = False, packing: Any = None
+    ) -> tuple[np.ndarray, Any]:
+        return ops.causal_mean(x, packing.sizes)
 
     def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
         return ops.causal_mean_backward(dy, cache)
@@ -384,8 +446,8 @@ class CausalMean(Layer):
         return state["sum"] / state["t"]
 
 
-class CausalAttention(Layer):
-    """ops.causal_attention on packed queries, keys and values.
+class CausalAttention(AlongTime):
+    """ops.causal_attention on queries, keys and values side by side.
 
     One position at a time it keeps the keys and values; `length` positions have room.
     """
@@ -393,86 +455,101 @@ class CausalAttention(Layer):
     def __init__(self, n_head: int) -> None:
         self.n_head = n_head
 
-    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
-        return ops.causal_attention(x, self.n_head)
+    def forward(
+        self, x: np.ndarray, training: bool = False, packing: Any = None
+    ) -> tuple[np.ndarray, Any]:
+        """A sequence that has ended has zeros from there on, which no position before looks at."""
+        y, cache = ops.causal_attention(packing.spread(x), self.n_head)
+        return packing.pack(y), (cache, packing)
 
     def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
-        return ops.causal_attention_backward(dy, cache)
+        cache, packing = cache
+        return packing.pack(ops.causal_attention_backward(packing.spread(dy), cache))
 
     def start(self, batch: int, length: int) -> Any:
         return {"t": 0, "length": length, "kv": None}
 
     def step(self, x: np.ndarray, state: Any) -> np.ndarray:
-        B, H = len(x), self.n_head
-        D = x.shape[1] // (3 * H)
-        q, k, v = x.reshape(B, 3, H, 1, D).swapaxes(0, 1)
-        if state["kv"] is None:
-            state["kv"] = np.empty((2, B, H, state["length"], D), x.dtype)
-        t = state["t"]
+        """One query a word, so that there are no matrices to multiply: with the positions in front,
+        every pass runs along all words at once."""
+        B, C = len(x), x.shape[1] // 3
+        t, H, D = state["t"], self.n_head, C // self.n_head
         if t == state["length"]:
             raise ValueError(f"the state has room for {t} positions, got one more")
-        state["kv"][0, :, :, t : t + 1] = k
-        state["kv"][1, :, :, t : t + 1] = v
+        if state["kv"] is None:
+            state["kv"] = np.empty((2, state["length"], B, C), x.dtype)
+        q, state["kv"][0, t], state["kv"][1, t] = x.reshape(B, 3, C).swapaxes(0, 1)
         state["t"] = t + 1
-        keys, values = state["kv"][:, :, :, : t + 1]
-        p, _ = ops.softmax(q @ keys.swapaxes(-1, -2) * D**-0.5)
-        return (p @ values).reshape(B, H * D)
+        keys, values = state["kv"][:, : t + 1]
+        p = (keys * q).reshape(-1, D) @ np.full(D, D**-0.5, x.dtype)
+        p = p.reshape(t + 1, B, H, 1)
+        p -= p.max(0)
+        np.exp(p, out=p)
+        p /= p.sum(0)
+        return (p * values.reshape(t + 1, B, H, D)).sum(0).reshape(B, C)
 
 
-class _Recurrent(Layer):
-    """What recurrent layers share: parameters in the order of the operation's arguments, a state
-    for each sequence."""
+class _Recurrent(AlongTime):
+    """A cell over the rows of a Table below, ids (N,) -> h (N, H). Its weight multiplies
+    [x_t, h_{t-1}] side by side: the first C rows read the input, the last H rows the state."""
 
-    names: tuple[str, ...]
+    states: tuple[str, ...] = ("initial",)
     op: Callable
     op_backward: Callable
     weight: Parameter
     bias: Parameter
 
-    def __init__(self, *arrays: np.ndarray) -> None:
-        for name, array in zip(self.names, arrays, strict=True):
+    def __init__(self, table: Parameter, *arrays: np.ndarray) -> None:
+        self.table = table
+        for name, array in zip((*self.states, "weight", "bias"), arrays, strict=True):
             setattr(self, name, Parameter(array))
 
-    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
-        return self.op(x, *(getattr(self, name).data for name in self.names))
+    def forward(
+        self, x: np.ndarray, training: bool = False, packing: Any = None
+    ) -> tuple[np.ndarray, Any]:
+        return self._run(x, [getattr(self, name).data for name in self.states], packing.sizes)
 
-    def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
-        dx, *gradients = self.op_backward(dy, cache)
-        for name, gradient in zip(self.names, gradients, strict=True):
+    def backward(self, dy: np.ndarray, cache: Any) -> None:
+        below, cache = cache
+        da, *dstates, dw = self.op_backward(dy, cache)
+        for name, gradient in zip(self.states, dstates, strict=True):
             getattr(self, name).grad[...] = gradient
-        return dx
+        C = self.table.data.shape[1]
+        self.weight.grad[C:] = dw
+        out = self.table.grad, self.weight.grad[:C], self.bias.grad
+        ops.embedding_linear_backward(da, below, out)
+
+    def _run(self, x: np.ndarray, states: list[np.ndarray], sizes: list[int]) -> Any:
+        C, w = self.table.data.shape[1], self.weight.data
+        a, below = ops.embedding_linear(x[:, None], self.table.data, w[:C], self.bias.data)
+        h, cache = self.op(a, *states, w[C:], sizes)
+        return h, (below, cache)
 
     def start(self, batch: int, length: int) -> Any:
-        return {
-            name: np.tile(getattr(self, name).data, (batch, 1))
-            for name in self.names
-            if name.startswith("initial")
-        }
+        return [np.tile(getattr(self, name).data, (batch, 1)) for name in self.states]
 
     def step(self, x: np.ndarray, state: Any) -> np.ndarray:
-        h, cache = self.op(x[:, None], *state.values(), self.weight.data, self.bias.data)
-        state["initial"] = h[:, 0]
-        if "initial_cell" in state:
-            state["initial_cell"] = cache.cell[-1]
-        return h[:, 0]
+        h, (_, cache) = self._run(x, state, [len(x)])
+        state[0] = h
+        if len(state) == 2:
+            state[1] = cache.cell[len(x) :]
+        return h
 
 
 class RNN(_Recurrent):
     """ops.rnn: initial (H,), weight (C + H, H), bias (H,)."""
 
-    names = ("initial", "weight", "bias")
     op, op_backward = staticmethod(ops.rnn), staticmethod(ops.rnn_backward)
 
 
 class GRU(_Recurrent):
     """ops.gru: initial (H,), weight (C + H, 3H), bias (3H,)."""
 
-    names = ("initial", "weight", "bias")
     op, op_backward = staticmethod(ops.gru), staticmethod(ops.gru_backward)
 
 
 class LSTM(_Recurrent):
     """ops.lstm: initial (H,), initial_cell (H,), weight (C + H, 4H), bias (4H,)."""
 
-    names = ("initial", "initial_cell", "weight", "bias")
+    states = ("initial", "initial_cell")
     op, op_backward = staticmethod(ops.lstm), staticmethod(ops.lstm_backward)

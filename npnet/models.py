@@ -31,6 +31,7 @@ from npnet.layers import (
     CausalAttention,
     CausalMean,
     Embedding,
+    EmbeddingLinear,
     Flatten,
     FlattenConsecutive,
     Layer,
@@ -41,10 +42,12 @@ from npnet.layers import (
     Residual,
     RMSNorm,
     Sequential,
+    Table,
     Tanh,
     TiedLinear,
     Window,
 )
+from npnet.packing import Packing
 from npnet.random import Generator, embedding_init, linear_init
 
 ALWAYS_READ = ("vocab_size", "block_size", "dtype")
@@ -118,18 +121,35 @@ class Model:
 
     def logits(self, x: np.ndarray) -> np.ndarray:
         """ids (B, T) -> logits (B, V) or (B, T, V), with running statistics."""
-        return self.network.forward(np.asarray(x))[0]
+        x = np.asarray(x)
+        if self.windowed:
+            return self.network.forward(x)[0]
+        packing = Packing(np.full(len(x), x.shape[1]))
+        return packing.spread(self.network.forward(packing.pack(x), False, packing)[0])
 
     def loss(self, x: np.ndarray, y: np.ndarray) -> np.floating:
         """Mean cross-entropy in nats over the targets that are not -1, with running statistics."""
-        return ops.cross_entropy(self.logits(x), np.asarray(y))[0]
+        return self._forward(x, y, training=False)[0]
 
     def loss_and_grad(self, x: np.ndarray, y: np.ndarray, dloss: float = 1.0) -> np.floating:
         """The loss in training mode; every gradient, times dloss, is written into `grad`."""
-        logits, caches = self.network.forward(np.asarray(x), training=True)
-        loss, cache = ops.cross_entropy(logits, np.asarray(y))
+        loss, cache, caches = self._forward(x, y, training=True)
         self.network.backward(ops.cross_entropy_backward(dloss, cache), caches)
         return loss
+
+    def _forward(self, x: np.ndarray, y: np.ndarray, training: bool) -> tuple[Any, ...]:
+        """The loss with its cache and the layers' caches. Of a sequence nothing is computed beyond
+        its last target that counts."""
+        x, y = np.asarray(x), np.asarray(y)
+        if self.windowed:
+            logits, caches = self.network.forward(x, training)
+        else:
+            if x.shape != y.shape or x.ndim != 2:
+                raise ValueError(f"ids and targets must be (B, T) alike, got {x.shape}, {y.shape}")
+            packing = Packing(y.shape[1] - (y != -1)[:, ::-1].argmax(axis=1))
+            logits, caches = self.network.forward(packing.pack(x), training, packing)
+            y = packing.pack(y)
+        return *ops.cross_entropy(logits, y), caches
 
     @property
     def windowed(self) -> bool:
@@ -328,11 +348,12 @@ def mlp_makemore(c: Config, g: Generator) -> Sequential:
 
     Row V of the table is the blank before the first token.
     """
+    table = Table(_embedding(g, c, c.vocab_size + 1))
+    hidden = _gates(g, c, 1, c.block_size * c.n_embd)
     return Sequential(
         window=Window(c.block_size, blank=c.vocab_size),
-        embedding=Embedding(_embedding(g, c, c.vocab_size + 1)),
-        flatten=Flatten(),
-        hidden=_linear(g, c, c.block_size * c.n_embd, c.n_embd2),
+        embedding=table,
+        hidden=EmbeddingLinear(table.weight, *hidden),
         tanh=Tanh(),
         head=_linear(g, c, c.n_embd2, c.vocab_size),
     )
@@ -346,9 +367,12 @@ def _recurrent_count(c: Config, gates: int, states: int) -> int:
 @builder(lambda c: _recurrent_count(c, 1, 1), "n_embd", "n_embd2")
 def rnn(c: Config, g: Generator) -> Sequential:
     """makemore's RNN: one tanh cell on [x_t, h_{t-1}]."""
+    table = Table(_embedding(g, c, c.vocab_size))
     return Sequential(
-        embedding=Embedding(_embedding(g, c, c.vocab_size)),
-        cell=RNN(np.zeros(c.n_embd2, c.dtype), *_gates(g, c, 1)),
+        embedding=table,
+        cell=RNN(
+            table.weight, np.zeros(c.n_embd2, c.dtype), *_gates(g, c, 1, c.n_embd + c.n_embd2)
+        ),
         head=_linear(g, c, c.n_embd2, c.vocab_size),
     )
 
@@ -356,9 +380,12 @@ def rnn(c: Config, g: Generator) -> Sequential:
 @builder(lambda c: _recurrent_count(c, 3, 1), "n_embd", "n_embd2")
 def gru(c: Config, g: Generator) -> Sequential:
     """makemore's GRU: three Linear layers drawn one after the other, z, r and the candidate."""
+    table = Table(_embedding(g, c, c.vocab_size))
     return Sequential(
-        embedding=Embedding(_embedding(g, c, c.vocab_size)),
-        cell=GRU(np.zeros(c.n_embd2, c.dtype), *_gates(g, c, 3)),
+        embedding=table,
+        cell=GRU(
+            table.weight, np.zeros(c.n_embd2, c.dtype), *_gates(g, c, 3, c.n_embd + c.n_embd2)
+        ),
         head=_linear(g, c, c.n_embd2, c.vocab_size),
     )
 
@@ -366,9 +393,15 @@ def gru(c: Config, g: Generator) -> Sequential:
 @builder(lambda c: _recurrent_count(c, 4, 2), "n_embd", "n_embd2")
 def lstm(c: Config, g: Generator) -> Sequential:
     """The same around an LSTM, its four gates drawn in the order i, f, g, o."""
+    table = Table(_embedding(g, c, c.vocab_size))
     return Sequential(
-        embedding=Embedding(_embedding(g, c, c.vocab_size)),
-        cell=LSTM(np.zeros(c.n_embd2, c.dtype), np.zeros(c.n_embd2, c.dtype), *_gates(g, c, 4)),
+        embedding=table,
+        cell=LSTM(
+            table.weight,
+            np.zeros(c.n_embd2, c.dtype),
+            np.zeros(c.n_embd2, c.dtype),
+            *_gates(g, c, 4, c.n_embd + c.n_embd2),
+        ),
         head=_linear(g, c, c.n_embd2, c.vocab_size),
     )
 
@@ -514,10 +547,9 @@ def _heads(c: Config) -> CausalAttention:
     return CausalAttention(c.n_head)
 
 
-def _gates(g: Generator, c: Config, n: int) -> list[np.ndarray]:
-    """n torch.nn.Linear from [x, h] to a gate each, drawn in turn, side by side in one weight and
-    one bias."""
-    drawn = [linear_init(g, c.n_embd + c.n_embd2, c.n_embd2, dtype=c.dtype) for _ in range(n)]
+def _gates(g: Generator, c: Config, n: int, fan_in: int) -> list[np.ndarray]:
+    """n torch.nn.Linear to n_embd2 each, drawn in turn, side by side in one weight and one bias."""
+    drawn = [linear_init(g, fan_in, c.n_embd2, dtype=c.dtype) for _ in range(n)]
     return [np.concatenate(arrays, axis=-1) for arrays in zip(*drawn, strict=True)]
 
 

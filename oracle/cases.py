@@ -100,6 +100,15 @@ def draw_linear(d: Draw, lead, C, H, bias):
     return inputs | ({"b": d.normal(H)} if bias else {}), {}
 
 
+def draw_embedding_linear(d: Draw, lead, V, K, C, H):
+    return {
+        "ids": d.indices(V, (*lead, K)),
+        "table": d.normal(V, C),
+        "w": d.normal(K * C, H),
+        "b": d.normal(H),
+    }, {}
+
+
 def draw_x(d: Draw, lead, C, **options):
     return {"x": d.x(*lead, C)}, given(**options)
 
@@ -138,27 +147,40 @@ def draw_attention(d: Draw, lead, T, n_head, D):
     return {"qkv": d.x(*lead, T, 3 * n_head * D)}, {"n_head": n_head}
 
 
-def draw_recurrent(d: Draw, lead, T, C, H, gates, states):
+def draw_sizes(d: Draw, lead, T, lengths):
+    """How many of the packed sequences are alive at each step: of any lengths up to T, or all
+    alike."""
+    (B,) = lead
+    drawn = np.full(B, T) if lengths == "equal" else d.rng.integers(1, T + 1, B)
+    drawn[0] = T
+    return [int(np.count_nonzero(drawn > t)) for t in range(T)]
+
+
+def draw_recurrent(d: Draw, lead, T, H, lengths, gates, states):
+    sizes = draw_sizes(d, lead, T, lengths)
     initial = {name: d.normal(H) for name in states}
-    return {
-        "x": d.x(*lead, T, C),
-        **initial,
-        "w": d.normal(C + H, gates * H),
-        "b": d.normal(gates * H),
-    }, {}
+    return {"a": d.x(sum(sizes), gates * H), **initial, "w": d.normal(H, gates * H)}, {
+        "sizes": sizes
+    }
 
 
-def draw_sequence(d: Draw, lead, T, C, n=None):
-    return {"x": d.x(*lead, T * (n or 1), C)}, given(n=n)
+def draw_causal_mean(d: Draw, lead, T, C, lengths):
+    sizes = draw_sizes(d, lead, T, lengths)
+    return {"x": d.x(sum(sizes), C)}, {"sizes": sizes}
+
+
+def draw_joined(d: Draw, lead, T, C, n):
+    return {"x": d.x(*lead, T * n, C)}, {"n": n}
 
 
 def recurrent(name: str, gates: int, states: tuple[str, ...] = ("h0",)) -> Case:
     draw = functools.partial(draw_recurrent, gates=gates, states=states)
-    return Case(name, draw, {"lead": SEQUENCES, "T": (3, 1, 2, 4), "C": SMALL, "H": SMALL})
+    return Case(name, draw, PACKED | {"T": (3, 1, 2, 4), "H": SMALL}, batched=())
 
 
 ROWS = {"lead": LEAD, "C": SIZE}
 BATCHES = ((4,), (2,), (3,), (7,), (2, 3), (3, 1, 2), (1, 4), (70,))  # at least two rows
+PACKED = {"lead": ((3,), (1,), (2,), (4,), (7,)), "lengths": ("any", "any", "equal")}
 SEQUENCES = ((3,), (), (1,), (4,), (2, 3))
 
 CASES: dict[str, Case] = {
@@ -172,6 +194,12 @@ CASES: dict[str, Case] = {
         ),
         Case(
             "linear", draw_linear, {"lead": LEAD, "C": SIZE, "H": SIZE, "bias": (True, True, False)}
+        ),
+        Case(
+            "embedding_linear",
+            draw_embedding_linear,
+            {"lead": LEAD, "V": (3, 1, 2, 5, 7, 600), "K": (2, 1, 3), "C": SIZE, "H": SIZE},
+            batched=("ids", "y"),
         ),
         Case("tanh", draw_x, ROWS),
         Case("relu", draw_x, ROWS),
@@ -216,10 +244,10 @@ CASES: dict[str, Case] = {
         recurrent("rnn", 1),
         recurrent("gru", 3),
         recurrent("lstm", 4, ("h0", "c0")),
-        Case("causal_mean", draw_sequence, {"lead": SEQUENCES, "T": SIZE, "C": SIZE}),
+        Case("causal_mean", draw_causal_mean, PACKED | {"T": SIZE, "C": SIZE}, batched=()),
         Case(
             "flatten_consecutive",
-            draw_sequence,
+            draw_joined,
             {"lead": SEQUENCES, "T": SIZE, "C": SIZE, "n": (2, 1, 3)},
         ),
     )
@@ -233,6 +261,9 @@ EDGES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("embedding", "a large table, a small batch", {"lead": (3,), "V": 600}),
     ("linear", "one row", {"lead": (1,)}),
     ("linear", "an outer product of one", {"lead": (3,), "C": 1, "H": 1}),
+    ("embedding_linear", "more positions than rows", {"lead": (70,), "V": 3, "C": 5}),
+    ("embedding_linear", "fewer positions than rows", {"lead": (3,), "V": 600}),
+    ("embedding_linear", "one row for all", {"lead": (7,), "V": 1}),
     ("tanh", "saturated", {"values": "extreme", "upstream": 1e4}),
     ("tanh", "nearly saturated", {"scale": 1e1}),
     ("relu", "ties at zero", {"values": "ties", "lead": (7,), "C": 7}),
@@ -267,13 +298,19 @@ EDGES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("causal_attention", "scores beyond exp in float32 alone", {"scale": 1e1, "T": 5}),
     ("causal_attention", "long, with wide heads", {"lead": (2,), "T": 33, "D": 17}),
     ("rnn", "one step", {"T": 1}),
-    ("rnn", "long and wide", {"lead": (20,), "T": 19, "C": 33, "H": 20, "scale": 0.1}),
+    ("rnn", "one step of one sequence", {"lead": (1,), "T": 1}),
+    ("rnn", "one length", {"lead": (7,), "T": 4, "lengths": "equal"}),
+    ("rnn", "long and wide", {"lead": (20,), "T": 19, "H": 20, "scale": 0.1}),
     ("rnn", "saturated", {"values": "extreme"}),
     ("gru", "one step", {"T": 1}),
-    ("gru", "long and wide", {"lead": (20,), "T": 19, "C": 33, "H": 20, "scale": 0.1}),
+    ("gru", "one step of one sequence", {"lead": (1,), "T": 1}),
+    ("gru", "one length", {"lead": (7,), "T": 4, "lengths": "equal"}),
+    ("gru", "long and wide", {"lead": (20,), "T": 19, "H": 20, "scale": 0.1}),
     ("gru", "saturated", {"values": "extreme"}),
     ("lstm", "one step", {"T": 1}),
-    ("lstm", "long and wide", {"lead": (20,), "T": 19, "C": 33, "H": 20, "scale": 0.1}),
+    ("lstm", "one step of one sequence", {"lead": (1,), "T": 1}),
+    ("lstm", "one length", {"lead": (7,), "T": 4, "lengths": "equal"}),
+    ("lstm", "long and wide", {"lead": (20,), "T": 19, "H": 20, "scale": 0.1}),
     ("lstm", "saturated", {"values": "extreme"}),
     ("causal_mean", "one position", {"T": 1}),
     ("flatten_consecutive", "all of the time at once", {"T": 1, "n": 3}),

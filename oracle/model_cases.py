@@ -21,6 +21,7 @@ SEQUENCES = {
     "lead": ((3,), (1,), (2,), (4,)),
     "T": (3, 1, 2, 4),
     "block_size": (4, 5),
+    "lengths": ("equal", "any"),
     "ignored": (0.0, 0.3),
 } | SIZES
 # Batch norm needs two rows.
@@ -40,8 +41,11 @@ MORE: dict[str, dict[str, tuple]] = {
 }
 
 
-def draw(d, kind, lead, block_size, C, H, V, T=None, ignored=0.0, n_head=1, **options):
-    """ids, targets (with some -1 if `ignored`), parameters; C is the width of one head."""
+def draw(
+    d, kind, lead, block_size, C, H, V, T=None, lengths="equal", ignored=0.0, n_head=1, **options
+):
+    """ids, targets (with some -1 if `ignored`, and nothing else behind a sequence that has ended),
+    parameters; C is the width of one head."""
     sizes = {"n_embd": C * n_head, "n_embd2": H, "n_head": n_head, **options}
     read = {name: size for name, size in sizes.items() if name in BUILDERS[kind].reads}
     config = Config(V, block_size, dtype="float64", **read)
@@ -50,6 +54,8 @@ def draw(d, kind, lead, block_size, C, H, V, T=None, ignored=0.0, n_head=1, **op
         ids[:2, 0] = 0, 1  # equal rows have no variance, and mlp_running has no eps
     targets = d.rng.integers(0, V, lead if T is None else ids.shape)
     masked = d.rng.random(targets.shape) < ignored
+    if lengths == "any":
+        masked |= np.arange(T) >= d.rng.integers(0, T + 1, lead)[..., None]
     masked.flat[0] = False  # one has to count
     targets[masked] = -1
     params = {

@@ -100,7 +100,7 @@ def bigram(w, x, c):
 
 def bow(w, x, c):
     x = w.positions(x)
-    x = x + ops.causal_mean(x)
+    x = x + x.cumsum(-2) / torch.arange(1, x.shape[-2] + 1, dtype=x.dtype)[:, None]
     x = x + w.linear("mlp.down", ops.tanh(w.linear("mlp.up", x)))
     return w.linear("head", x)
 
@@ -130,22 +130,15 @@ def mlp_makemore(w, x, c):
 
 
 def rnn(w, x, c):
-    return w.linear(
-        "head", ops.rnn(w.embedding(x), w["cell.initial"], w["cell.weight"], w["cell.bias"])
-    )
+    return _recurrent(w, x, ops.rnn, w["cell.initial"])
 
 
 def gru(w, x, c):
-    return w.linear(
-        "head", ops.gru(w.embedding(x), w["cell.initial"], w["cell.weight"], w["cell.bias"])
-    )
+    return _recurrent(w, x, ops.gru, w["cell.initial"])
 
 
 def lstm(w, x, c):
-    h = ops.lstm(
-        w.embedding(x), w["cell.initial"], w["cell.initial_cell"], w["cell.weight"], w["cell.bias"]
-    )
-    return w.linear("head", h)
+    return _recurrent(w, x, ops.lstm, w["cell.initial"], w["cell.initial_cell"])
 
 
 def wavenet(w, x, c):
@@ -170,6 +163,17 @@ def microgpt(w, x, c):
     for i in range(c.n_layer):
         x = _block(w, f"blocks.{i}", x, c, lambda name, x: rms_norm(x), ops.relu)
     return w.linear("head", x)
+
+
+def _recurrent(w, x, cell, *states):
+    """Every sequence at its full length: packed, that is the two axes exchanged. The first rows of
+    the weight read the input, the others the state."""
+    B, T = x.shape
+    weight = w["cell.weight"]
+    read = len(weight) - len(states[0])
+    a = ops.linear(w.embedding(x), weight[:read], w["cell.bias"]).transpose(0, 1).flatten(0, 1)
+    h = cell(a, *states, weight[read:], [B] * T)
+    return w.linear("head", h.unflatten(0, (T, B)).transpose(0, 1))
 
 
 def _block(w, name, x, c, norm, activation):

@@ -44,6 +44,16 @@ def linear_scale(dy, x, w, b=None):
     return scales if b is None else (*scales, rows.sum(0))
 
 
+def embedding_linear(ids, table, w, b):
+    return linear(embedding(ids, table).flatten(-2), w, b)
+
+
+def embedding_linear_scale(dy, ids, table, w, b):
+    x = embedding(ids, table)
+    y, dx, dw, db = linear_scale(dy, x.flatten(-2), w, b)
+    return y, embedding_scale(dx.reshape(x.shape), ids, table)[1], dw, db
+
+
 def tanh(x):
     return torch.tanh(x)
 
@@ -178,30 +188,33 @@ def causal_attention(qkv, n_head):
     return y.transpose(1, 2).reshape(*lead, T, C3 // 3)
 
 
-def rnn(x, h0, w, b):
-    return _torch_recurrent(torch.rnn_tanh, x, h0, w, b)
+def rnn(a, h0, w, sizes):
+    return _torch_recurrent(torch.rnn_tanh, a, h0, w, sizes)
 
 
-def gru(x, h0, w, b):
+def gru(a, h0, w, sizes):
     """Not torch.gru, which applies the reset gate after the candidate's product."""
     H = len(h0)
-    h, outputs = h0.expand(*x.shape[:-2], H), []
-    for x_t in x.unbind(-2):
-        z, r = torch.sigmoid(linear(torch.cat([x_t, h], -1), w[:, : 2 * H], b[: 2 * H])).chunk(
-            2, -1
-        )
-        candidate = torch.tanh(linear(torch.cat([x_t, r * h], -1), w[:, 2 * H :], b[2 * H :]))
+    h, outputs = h0.expand(sizes[0], H), []
+    for a_t in a.split(sizes):
+        h = h[: len(a_t)]
+        z, r = torch.sigmoid(a_t[:, : 2 * H] + h @ w[:, : 2 * H]).chunk(2, -1)
+        candidate = torch.tanh(a_t[:, 2 * H :] + (r * h) @ w[:, 2 * H :])
         h = (1 - z) * h + z * candidate
         outputs.append(h)
-    return torch.stack(outputs, -2)
+    return torch.cat(outputs)
 
 
-def lstm(x, h0, c0, w, b):
-    return _torch_recurrent(torch.lstm, x, (h0, c0), w, b)
+def lstm(a, h0, c0, w, sizes):
+    return _torch_recurrent(torch.lstm, a, (h0, c0), w, sizes)
 
 
-def causal_mean(x):
-    return x.cumsum(-2) / torch.arange(1, x.shape[-2] + 1, dtype=x.dtype)[:, None]
+def causal_mean(x, sizes):
+    total, means = torch.zeros(sizes[0], x.shape[1], dtype=x.dtype), []
+    for t, x_t in enumerate(x.split(sizes), 1):
+        total = total[: len(x_t)] + x_t
+        means.append(total / t)
+    return torch.cat(means)
 
 
 def flatten_consecutive(x, n):
@@ -209,18 +222,17 @@ def flatten_consecutive(x, n):
     return joined.squeeze(-2) if joined.shape[-2] == 1 else joined
 
 
-def _torch_recurrent(cell, x, state, w, b):
-    C = x.shape[-1]
-    rows = x.reshape(-1, *x.shape[-2:])
+def _torch_recurrent(cell, a, state, w, sizes):
+    """torch's own on a packed batch; the input's weight is the unit matrix, for a has met its
+    own."""
     states = [
-        s.expand(1, len(rows), len(s)).contiguous()
+        s.expand(1, sizes[0], len(s)).contiguous()
         for s in (state if isinstance(state, tuple) else (state,))
     ]
-    parameters = [w[:C].t().contiguous(), w[C:].t().contiguous(), b, torch.zeros_like(b)]
-    h = cell(
-        rows, states if len(states) > 1 else states[0], parameters, True, 1, 0.0, False, False, True
-    )[0]
-    return h.reshape(*x.shape[:-1], h.shape[-1])
+    unit = torch.eye(a.shape[1], dtype=a.dtype)
+    parameters = [unit, w.t().contiguous()]
+    state = states if len(states) > 1 else states[0]
+    return cell(a, torch.tensor(sizes), state, parameters, False, 1, 0.0, False, False)[0]
 
 
 def _last(terms):

@@ -151,10 +151,11 @@ def test_a_weight_used_the_wrong_way_round():
 @pytest.mark.parametrize("unbiased", [True, False])
 def test_n_for_n_minus_1_inside_a_fused_gradient(unbiased):
     def wrong(dy, cache):
-        xhat, gain, inv, divisor, *_ = cache
+        centred, std, slope, divisor, *_ = cache
+        xhat = centred / std
         divisor = len(dy) if unbiased else len(dy) - 1
         dgain, dbias = (dy * xhat).sum(0), dy.sum(0)
-        return gain * inv * (dy - dbias / len(dy) - xhat * dgain / divisor), dgain, dbias
+        return slope * (dy - dbias / len(dy) - xhat * dgain / divisor), dgain, dbias
 
     with pytest.raises(
         Mismatch, match=r"a factor n/\(n - 1\) is " + ("missing" if unbiased else "too many")

@@ -9,8 +9,9 @@ import pytest
 from npnet import ops
 
 B, T, C, H, V = 2, 3, 4, 5, 6
+SIZES = [2, 2, 1]  # of a packed batch of two sequences
 RECURRENT = {
-    name: ([(B, T, C), *[(H,)] * states, (C + H, gates * H), (gates * H,)], {})
+    name: ([(5, gates * H), *[(H,)] * states, (H, gates * H)], {"sizes": SIZES})
     for name, gates, states in (("rnn", 1, 1), ("gru", 3, 1), ("lstm", 4, 2))
 }
 SHAPES = {
@@ -21,7 +22,7 @@ SHAPES = {
     "layer_norm": ([(B, T, C), (C,), (C,)], {}),
     "rms_norm": ([(B, T, C), (C,)], {}),
     "causal_attention": ([(B, T, 6 * C)], {"n_head": 2}),
-    "causal_mean": ([(B, T, C)], {}),
+    "causal_mean": ([(5, C)], {"sizes": SIZES}),
     "flatten_consecutive": ([(B, 2 * T, C)], {"n": 2}),
     **RECURRENT,
 }
@@ -29,12 +30,13 @@ AXES = {"softmax": 1, "linear": 1, "layer_norm": 1, "rms_norm": 1, "batch_norm_i
     name: 2 for name in ("causal_attention", "causal_mean", "flatten_consecutive", *RECURRENT)
 }
 BY_ITSELF = [name for name in SHAPES if name != "batch_norm"]
+PACKED = [name for name in SHAPES if "sizes" in SHAPES[name][1]]
 
 
-def inputs(name, dtype=np.float64, lead=(B,)):
+def inputs(name, dtype=np.float64, lead=None):
     first, *rest = SHAPES[name][0]
     rng = np.random.default_rng(0)
-    shapes = [(*lead, *first[1:]), *rest]
+    shapes = [first if lead is None else (*lead, *first[1:]), *rest]
     return [(0.5 + rng.random(shape)).astype(dtype) for shape in shapes]
 
 
@@ -138,7 +140,7 @@ def test_too_few_axes_are_refused(name, axes):
         assert passes(name, changed)[1].shape == shape
 
 
-@pytest.mark.parametrize("name", BY_ITSELF)
+@pytest.mark.parametrize("name", [name for name in BY_ITSELF if name not in PACKED])
 @pytest.mark.parametrize("lead", [(0,), (2, 0), (0, 2)])
 def test_a_batch_of_nothing_has_no_output_and_no_gradient(name, lead):
     arrays = inputs(name, lead=lead)
@@ -150,7 +152,15 @@ def test_a_batch_of_nothing_has_no_output_and_no_gradient(name, lead):
         passes("batch_norm", inputs("batch_norm", lead=lead))
 
 
-@pytest.mark.parametrize("name", [name for name in SHAPES if AXES.get(name) == 2])
+@pytest.mark.parametrize("name", PACKED)
+@pytest.mark.parametrize("sizes", [[2, 3], [2, 2], [3, 3], [5, 0], [], [5, -1, 1]])
+def test_sizes_that_are_not_those_of_a_packed_batch_are_refused(name, sizes):
+    forward, arrays = getattr(ops, name), inputs(name)
+    with pytest.raises(ValueError, match=f"^{name}: .*sizes that never grow"):
+        forward(*arrays, sizes)
+
+
+@pytest.mark.parametrize("name", ["causal_attention", "flatten_consecutive"])
 def test_a_sequence_of_nothing_has_no_output_and_no_gradient(name):
     arrays = inputs(name)
     arrays[0] = arrays[0][:, :0]

@@ -175,11 +175,17 @@ def test_a_mistake_is_named_and_does_not_spread(old, new, row, says, check):
 
 
 FUSED = [
-    ("batch_norm", "dgain / -divisor", "dgain / -n", "dx", "a factor n/(n - 1) is missing"),
     (
         "batch_norm",
-        "dx = xhat * (dgain / -divisor)",
-        "dx = xhat * 0",
+        "dgain / (-divisor * std)",
+        "dgain / (-n * std)",
+        "dx",
+        "a factor n/(n - 1) is missing",
+    ),
+    (
+        "batch_norm",
+        "dx = centred * (dgain / (-divisor * std))",
+        "dx = centred * 0",
         "dx",
         "the variance over axis 0 is missing",
     ),

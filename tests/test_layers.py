@@ -11,11 +11,13 @@ from npnet.layers import (
     GRU,
     LSTM,
     RNN,
+    AlongTime,
     BatchNorm,
     CausalAttention,
     CausalMean,
     Dropout,
     Embedding,
+    EmbeddingLinear,
     Flatten,
     FlattenConsecutive,
     Layer,
@@ -26,10 +28,13 @@ from npnet.layers import (
     Residual,
     RMSNorm,
     Sequential,
+    Table,
     Tanh,
     TiedLinear,
     Window,
+    keep,
 )
+from npnet.packing import Packing
 from npnet.random import TorchGenerator
 
 C, H = 4, 3
@@ -59,10 +64,17 @@ FLOATING = {
     "FlattenConsecutive": lambda: FlattenConsecutive(2),
     "CausalMean": CausalMean,
     "CausalAttention": lambda: Sequential(Linear(normal(C, 3 * C)), CausalAttention(2)),
-    "RNN": lambda: RNN(normal(H), normal(C + H, H), normal(H)),
-    "GRU": lambda: GRU(normal(H), normal(C + H, 3 * H), normal(3 * H)),
-    "LSTM": lambda: LSTM(normal(H), normal(H, seed=1), normal(C + H, 4 * H), normal(4 * H)),
 }
+# The same from ids (8,) or (2,), with the table of the layer below.
+READING = {
+    "EmbeddingLinear": lambda t: EmbeddingLinear(t.weight, normal(3 * C, H), normal(H)),
+    "RNN": lambda t: RNN(t.weight, normal(H), normal(C + H, H), normal(H)),
+    "GRU": lambda t: GRU(t.weight, normal(H), normal(C + H, 3 * H), normal(3 * H)),
+    "LSTM": lambda t: LSTM(
+        t.weight, normal(H), normal(H, seed=1), normal(C + H, 4 * H), normal(4 * H)
+    ),
+}
+PACKING = Packing(np.array([4, 3]))
 CAUSAL = [
     name
     for name in FLOATING
@@ -77,8 +89,17 @@ def test_every_layer_is_tested():
         if isinstance(value, type) and issubclass(value, Layer)
     }
     assert (
-        found - {"Layer", "_Recurrent", "Embedding", "PositionalEmbedding", "Window"}
-        <= FLOATING.keys()
+        found
+        - {
+            "Layer",
+            "AlongTime",
+            "_Recurrent",
+            "Embedding",
+            "Table",
+            "PositionalEmbedding",
+            "Window",
+        }
+        <= FLOATING.keys() | READING.keys()
     )
 
 
@@ -89,9 +110,12 @@ def test_every_layer_is_tested():
 def test_gradients_are_those_of_small_differences_and_overwrite(name, training):
     """The operations are held against torch elsewhere; for their composition a difference quotient
     is enough."""
-    x, direction = normal(2, 4, C, seed=5), normal(2, 4, C, seed=6)
-    layer = FLOATING[name]()
-    y, cache = layer.forward(x, training)
+    layer, more = FLOATING[name](), ()
+    shape = (2, 4, C)
+    if isinstance(layer, AlongTime):
+        shape, more = (7, C), (PACKING,)
+    x, direction = normal(*shape, seed=5), normal(*shape, seed=6)
+    y, cache = layer.forward(x, training, *more)
     dy = normal(*y.shape, seed=7)
     kept, kept_x, kept_y = dy.copy(), x.copy(), y.copy()
     for parameter in layer.parameters().values():
@@ -107,7 +131,7 @@ def test_gradients_are_those_of_small_differences_and_overwrite(name, training):
         target += step * change
         if isinstance(layer, Dropout):
             layer.generator.manual_seed(0)
-        result = np.sum(layer.forward(x, training)[0] * kept)
+        result = np.sum(layer.forward(x, training, *more)[0] * kept)
         target[...] = before
         return result
 
@@ -121,36 +145,91 @@ def test_gradients_are_those_of_small_differences_and_overwrite(name, training):
     np.testing.assert_array_equal(y, kept_y)
 
 
+@pytest.mark.parametrize("name", READING)
+def test_gradients_of_what_reads_a_table_are_those_of_small_differences_and_overwrite(name):
+    table = Table(normal(3, C))
+    network = Sequential(table=table, layer=READING[name](table))
+    ids = np.array([2, 0, 0, 1, 2, 2, 0])
+    if name == "EmbeddingLinear":
+        ids = np.stack([ids, ids[::-1], 2 - ids], -1)
+    y, caches = network.forward(ids, True, PACKING)
+    dy = normal(*y.shape, seed=7)
+    for parameter in network.parameters().values():
+        parameter.grad[...] = 1e3
+    network.backward(dy, caches)
+
+    def loss(parameter, step):
+        before = parameter.data.copy()
+        parameter.data += step * normal(*before.shape, seed=8)
+        result = np.sum(network.forward(ids, True, PACKING)[0] * dy)
+        parameter.data[...] = before
+        return result
+
+    h = 1e-6
+    assert next(iter(network.parameters())) == "table.weight"
+    for parameter in network.parameters().values():
+        slope = (loss(parameter, h) - loss(parameter, -h)) / (2 * h)
+        change = normal(*parameter.grad.shape, seed=8)
+        assert slope == pytest.approx(np.sum(parameter.grad * change), rel=1e-6, abs=1e-6)
+
+
 @pytest.mark.parametrize("name", CAUSAL)
 def test_one_position_at_a_time_gives_what_the_whole_gives(name):
-    layer, x = FLOATING[name](), normal(2, 4, C, seed=5)
+    layer, packing, x = FLOATING[name](), Packing(np.array([4, 4])), normal(2, 4, C, seed=5)
     state = layer.start(2, 4)
     steps = [layer.step(x[:, t].copy(), state) for t in range(4)]
-    np.testing.assert_allclose(np.stack(steps, 1), layer.forward(x)[0], rtol=1e-12, atol=1e-13)
+    more = (False, packing) if isinstance(layer, AlongTime) else ()
+    whole = layer.forward(packing.pack(x), *more)[0]
+    np.testing.assert_allclose(np.concatenate(steps), whole, rtol=1e-12, atol=1e-13)
 
 
 def test_the_layers_that_read_ids():
     ids = np.array([[1, 0, 2, 2], [3, 3, 1, 0]])
+    packing, table = Packing(np.array([4, 4])), Table(normal(4, C))
     for layer in (
         Embedding(normal(4, C)),
+        *(READING[name](table) for name in ("RNN", "GRU", "LSTM")),
         PositionalEmbedding(normal(4, C), normal(5, C, seed=1)),
         Window(3, blank=9),
     ):
-        y, cache = layer.forward(ids)
+        more = (False, packing) if isinstance(layer, AlongTime) else ()
+        y, cache = layer.forward(packing.pack(ids), *more)
         state = layer.start(2, 4)
         steps = [layer.step(ids[:, t], state).copy() for t in range(4)]
-        np.testing.assert_array_equal(np.stack(steps, 1), y)
+        np.testing.assert_allclose(np.concatenate(steps), y, rtol=1e-12)
         if not isinstance(layer, Window):
             layer.backward(normal(*y.shape), cache)
-    np.testing.assert_array_equal(y[0], [[1, 9, 9], [0, 1, 9], [2, 0, 1], [2, 2, 0]])
+    np.testing.assert_array_equal(
+        packing.spread(y)[0], [[1, 9, 9], [0, 1, 9], [2, 0, 1], [2, 2, 0]]
+    )
+
+
+def test_a_state_is_kept_for_some_rows_of_the_batch():
+    table = Table(normal(4, C))
+    for layer in (
+        Residual(Linear(normal(C, 3 * C)), CausalAttention(2)),
+        Residual(CausalMean()),
+        *(READING[name](table) for name in ("RNN", "GRU", "LSTM")),
+        Window(3, blank=9),
+    ):
+        reads = isinstance(layer, (RNN, GRU, LSTM, Window))
+        x = np.array([[1, 0, 2], [3, 3, 1], [0, 1, 2]]) if reads else normal(3, 3, C, seed=5)
+        whole, some = layer.start(3, 3), layer.start(3, 3)
+        for t in range(3):
+            y = layer.step(x[:, t], whole)
+            if t == 1:
+                some = keep(some, np.array([0, 2]))
+            rows = [0, 1, 2] if t == 0 else [0, 2]
+            np.testing.assert_allclose(layer.step(x[rows, t], some), y[rows], rtol=1e-12)
 
 
 def test_positions_beyond_a_sequence_have_a_zero_gradient():
     layer = PositionalEmbedding(normal(4, C), normal(5, C))
     layer.position.grad[...] = np.nan
-    dy = normal(2, 3, C)
-    layer.backward(dy, layer.forward(np.zeros((2, 3), np.int64))[1])
-    np.testing.assert_allclose(layer.position.grad, np.vstack([dy.sum(0), np.zeros((2, C))]))
+    packing, dy = Packing(np.array([3, 1])), normal(4, C)
+    layer.backward(dy, layer.forward(np.zeros(4, np.int64), False, packing)[1])
+    expected = np.vstack([dy[0] + dy[1], dy[2], dy[3], np.zeros((2, C))])
+    np.testing.assert_allclose(layer.position.grad, expected)
 
 
 @pytest.mark.parametrize("momentum", [0.1, 0.001, 1.0])

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 
 from npnet import ops
+from npnet.packing import Packing
 from npnet.random import TorchGenerator
 from oracle.cases import CASES, EDGES
 from oracle.proof.autograd import rounding_scale
@@ -65,38 +66,38 @@ def test_no_ids_are_looked_up_and_have_no_gradient():
 
 @pytest.mark.parametrize("name", ["rnn", "gru", "lstm"])
 def test_a_state_for_each_sequence_is_each_sequence_alone(name):
-    """Initial states (B, H) have gradients (B, H), and those of what the sequences share add up."""
+    """Initial states (B, H) have gradients (B, H), and those of the weight that the sequences share
+    add up."""
     rng = np.random.default_rng(0)
-    T, C, H, gates = 4, 3, 5, {"rnn": 1, "gru": 3, "lstm": 4}[name]
-    states = [rng.standard_normal((2, H)) for _ in range(2 if name == "lstm" else 1)]
-    x, w, b = (
-        rng.standard_normal((2, T, C)),
-        rng.standard_normal((C + H, gates * H)),
-        rng.standard_normal(gates * H),
-    )
+    packing = Packing(np.array([4, 1, 3, 3]))
+    B, N, H, gates = 4, 11, 5, {"rnn": 1, "gru": 3, "lstm": 4}[name]
+    states = [rng.standard_normal((B, H)) for _ in range(2 if name == "lstm" else 1)]
+    a, w, dy = (rng.standard_normal(s) for s in ((N, gates * H), (H, gates * H), (N, H)))
     forward, backward = getattr(ops, name), getattr(ops, f"{name}_backward")
-    y, cache = forward(x, *states, w, b)
-    dy = rng.standard_normal(y.shape)
-    dx, *dstates, dw, db = backward(dy, cache)
+    y, cache = forward(a, *states, w, packing.sizes)
+    da, *dstates, dw = backward(dy, cache)
 
-    alone = []
-    for k in range(2):
-        y_k, cache_k = forward(x[k], *(s[k] for s in states), w, b)
-        np.testing.assert_allclose(y[k], y_k, rtol=1e-10, atol=1e-12)
-        alone.append(backward(dy[k], cache_k))
-    apart = [list(parts) for parts in zip(*alone, strict=True)]
-    expected = [*(np.stack(parts) for parts in apart[:-2]), *(sum(parts) for parts in apart[-2:])]
-    for got, value in zip([dx, *dstates, dw, db], expected, strict=True):
-        np.testing.assert_allclose(got, value, rtol=1e-10, atol=1e-12, strict=True)
+    dw_apart = np.zeros_like(w)
+    a, y, dy, da = (packing.spread(rows) for rows in (a, y, dy, da))
+    for word, (length, place) in enumerate([(4, 0), (1, 3), (3, 1), (3, 2)]):
+        own = [s[place] for s in states]
+        y_alone, cache = forward(a[word, :length], *own, w, [1] * length)
+        np.testing.assert_allclose(y[word, :length], y_alone, rtol=1e-10, atol=1e-12)
+        da_alone, *dstates_alone, dw_alone = backward(dy[word, :length], cache)
+        dw_apart += dw_alone
+        found = [da[word, :length], *(d[place] for d in dstates)]
+        for got, value in zip(found, [da_alone, *dstates_alone], strict=True):
+            np.testing.assert_allclose(got, value, rtol=1e-10, atol=1e-12, strict=True)
+    np.testing.assert_allclose(dw, dw_apart, rtol=1e-10, atol=1e-12, strict=True)
 
 
 @pytest.mark.parametrize("name", ["rnn", "gru", "lstm"])
 def test_a_sequence_of_no_steps_leaves_the_initial_state_without_a_gradient(name):
-    B, C, H, gates = 2, 3, 5, {"rnn": 1, "gru": 3, "lstm": 4}[name]
+    H, gates = 5, {"rnn": 1, "gru": 3, "lstm": 4}[name]
     states = [np.ones(H)] * (2 if name == "lstm" else 1)
-    inputs = (np.ones((B, 0, C)), *states, np.ones((C + H, gates * H)), np.ones(gates * H))
-    h, cache = getattr(ops, name)(*inputs)
-    assert h.shape == (B, 0, H)
+    inputs = (np.ones((0, gates * H)), *states, np.ones((H, gates * H)))
+    h, cache = getattr(ops, name)(*inputs, [])
+    assert h.shape == (0, H)
     for gradient, x in zip(getattr(ops, f"{name}_backward")(h, cache), inputs, strict=True):
         assert gradient.shape == x.shape and not gradient.any()
 
@@ -195,6 +196,10 @@ REFUSED = {
     "heads that do not fit": (
         lambda: ops.causal_attention(np.ones((4, 12)), 3),
         "multiple of 3 \\* n_head, got 12 and n_head = 3",
+    ),
+    "a weight for other rows": (
+        lambda: ops.embedding_linear(np.array([[0]]), ONES, np.ones((4, 2)), np.ones(2)),
+        r"w must be floating numbers \(3, 2\)",
     ),
     "an unknown form of gelu": (lambda: ops.gelu(ONES, approximate="erf"), "'erf'"),
     "dropping everything": (lambda: ops.dropout(ONES, 1.0, TorchGenerator(0)), "got 1.0"),

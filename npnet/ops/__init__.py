@@ -33,7 +33,14 @@ from npnet.ops.activation import (
     tanh_backward,
 )
 from npnet.ops.attention import causal_attention, causal_attention_backward
-from npnet.ops.linear import embedding, embedding_backward, linear, linear_backward
+from npnet.ops.linear import (
+    embedding,
+    embedding_backward,
+    embedding_linear,
+    embedding_linear_backward,
+    linear,
+    linear_backward,
+)
 from npnet.ops.loss import cross_entropy, cross_entropy_backward
 from npnet.ops.norm import (
     batch_norm,

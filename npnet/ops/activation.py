@@ -60,12 +60,18 @@ def sigmoid(x: np.ndarray) -> tuple[np.ndarray, tuple]:
     For x below about -88 in float32 exp overflows to inf, and y to the 0 that it should be.
     """
     floating("sigmoid", x)
-    y = np.asarray(-x)
+    y = np.array(x)
     with np.errstate(over="ignore"):
-        np.exp(y, out=y)
+        sigmoid_in_place(y)
+    return y, (y,)
+
+
+def sigmoid_in_place(y: np.ndarray) -> None:
+    """The same into y itself; whoever calls it has told NumPy to ignore the overflow."""
+    np.negative(y, out=y)
+    np.exp(y, out=y)
     y += 1
     np.reciprocal(y, out=y)
-    return y, (y,)
 
 
 def sigmoid_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:

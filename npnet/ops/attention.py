@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from npnet.ops.checks import floating, upstream
+from npnet.ops.constants import ones, triangle
 
 # exp of a score this size, and the sum of many, is far from overflow and underflow in float32; the
 # row maximum, the most expensive part of a softmax over short rows, is then not needed.
@@ -32,13 +33,13 @@ def causal_attention(qkv: np.ndarray, n_head: int) -> tuple[np.ndarray, tuple]:
     with np.errstate(over="ignore", invalid="ignore"):
         p = q @ k.swapaxes(-1, -2)
     p *= 1 / math.sqrt(C // n_head)
-    mask = np.tri(T, dtype=qkv.dtype)
+    mask = triangle(T, qkv.dtype)
     if p.size and max(p.max(), -p.min()) <= _SAFE_SCORE:
         np.exp(p, out=p)
         p *= mask
     else:
         p = _large_scores(p, q, k, mask != 0)
-    p /= (p @ np.ones(T, qkv.dtype))[..., None]
+    p /= (p @ ones(T, qkv.dtype))[..., None]
     y = np.empty((len(q), T, C), qkv.dtype)
     np.matmul(p, v, out=_heads(y, n_head, parts=1)[0])
     return y.reshape(*lead, T, C), (q, k, v, p, qkv.shape)

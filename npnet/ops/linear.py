@@ -1,6 +1,7 @@
-"""Embedding and linear: the two operations that hold most of a network's parameters.
+"""Embedding and linear, the two operations that hold most of a network's parameters, and both
+together.
 
-Both end in a sum over every row of the batch. It is written as a matrix product, which NumPy hands
+All end in a sum over every row of the batch. It is written as a matrix product, which NumPy hands
 to BLAS: `dy.sum(0)` and `np.add.at` give the same numbers several times slower at these sizes.
 """
 
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from npnet.ops.checks import fitted, floating, upstream
+from npnet.ops.constants import one_hot, sum_rows
 
 # A one-hot product beats np.add.at up to about this many rows of the table.
 _ONE_HOT_ROWS = 512
@@ -22,15 +24,7 @@ def embedding(ids: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, tuple]:
     alone would count a negative one from the end.
     """
     floating("embedding", table, axes=2)
-    try:
-        if ids.dtype.kind not in "iu" or np.minimum.reduce(ids, axis=None, initial=0) < 0:
-            raise IndexError
-        y = table.take(ids, axis=0)
-    except (IndexError, TypeError):
-        raise ValueError(
-            f"embedding: ids must be integers from 0 to {len(table) - 1}, got {_range(ids)}"
-        ) from None
-    return y, (ids, table.shape, table.dtype)
+    return _look_up(ids, table), (ids, table.shape, table.dtype)
 
 
 def embedding_backward(dy: np.ndarray, cache: tuple, out: np.ndarray | None = None) -> np.ndarray:
@@ -45,8 +39,7 @@ def embedding_backward(dy: np.ndarray, cache: tuple, out: np.ndarray | None = No
     ids = ids.reshape(-1)
     dy = dy.reshape(-1, C)
     if V <= _ONE_HOT_ROWS:
-        onehot = np.eye(V, dtype=dy.dtype).take(ids, axis=0)
-        return np.matmul(onehot.T, dy, out=out)
+        return np.matmul(one_hot(ids, V, dy.dtype).T, dy, out=out)
     dtable = np.empty((V, C), dy.dtype) if out is None else out
     dtable.fill(0)
     np.add.at(dtable, ids, dy)
@@ -95,8 +88,70 @@ def linear_backward(
     dw = np.matmul(x.T, dy, out=out[0])
     if not with_bias:
         return dx, dw
-    db = np.matmul(np.ones(len(dy), dy.dtype), dy, out=out[1])
+    db = sum_rows(dy, out[1])
     return dx, dw, db
+
+
+def embedding_linear(
+    ids: np.ndarray, table: np.ndarray, w: np.ndarray, b: np.ndarray
+) -> tuple[np.ndarray, tuple]:
+    """Rows of a table side by side, then a linear layer: y = [table[ids[0]], ...] @ w + b.
+
+    ids (..., K) integers in [0, V), table (V, C), w (K C, H), b (H,) -> y (..., H). Where the table
+    has few rows the product comes before the look-up: w is K blocks w_k (C, H) above one another,
+    so y = sum_k (table @ w_k)[ids[k]] + b, and each row of the table meets each block once,
+    however often it is looked up. ids as in `embedding`.
+    """
+    floating("embedding_linear", table, axes=2)
+    (V, C), K, H = table.shape, ids.shape[-1], w.shape[-1]
+    table, w, b = fitted("embedding_linear", table, w=(w, (K * C, H)), b=(b, (H,)))
+    if min(ids.size // K, C, _ONE_HOT_ROWS) < V:
+        x, looked_up = embedding(ids, table)
+        y, multiplied = linear(x.reshape(*ids.shape[:-1], K * C), w, b)
+        return y, (None, looked_up, multiplied)
+    rows = table @ w.reshape(K, C, H)
+    rows[0] += b
+    y = _look_up(ids[..., 0], rows[0])
+    for k in range(1, K):
+        y += _look_up(ids[..., k], rows[k])
+    return y, (ids, table, w)
+
+
+def embedding_linear_backward(
+    dy: np.ndarray, cache: tuple, out: Sequence[np.ndarray | None] = (None, None, None)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """dy (..., H) -> dtable (V, C), dw (K C, H), db (H,), which `out` places.
+
+    The two backward passes in the opposite order. After product and look-up, that of the look-up
+    comes first: with r_k = table @ w_k it adds up dr_k[v] = sum_n [ids[n, k] == v] dy[n], and from
+    there on there are V rows and not N:  dw_k = table^T @ dr_k,  dtable = sum_k dr_k @ w_k^T.
+    """
+    ids, table, w = cache
+    if ids is None:
+        looked_up, multiplied = table, w
+        dx, dw, db = linear_backward(dy, multiplied, out[1:])
+        ids, (_, C), _ = looked_up
+        return embedding_backward(dx.reshape(*ids.shape, C), looked_up, out[0]), dw, db
+    (V, C), H = table.shape, w.shape[1]
+    dy = upstream("embedding_linear", dy, (*ids.shape[:-1], H), w.dtype).reshape(-1, H)
+    K = ids.shape[-1]
+    onehot = one_hot(ids, V, dy.dtype).reshape(-1, K * V)
+    dr = (onehot.T @ dy).reshape(K, V, H)
+    dw = np.empty_like(w) if out[1] is None else out[1]
+    np.matmul(table.T, dr, out=dw.reshape(K, C, H))
+    dtable = np.add.reduce(dr @ w.reshape(K, C, H).swapaxes(1, 2), axis=0, out=out[0])
+    return dtable, dw, sum_rows(dy, out[2])
+
+
+def _look_up(ids: np.ndarray, table: np.ndarray) -> np.ndarray:
+    try:
+        if ids.dtype.kind not in "iu" or np.minimum.reduce(ids, axis=None, initial=0) < 0:
+            raise IndexError
+        return table.take(ids, axis=0)
+    except (IndexError, TypeError):
+        raise ValueError(
+            f"embedding: ids must be integers from 0 to {len(table) - 1}, got {_range(ids)}"
+        ) from None
 
 
 def _range(ids: np.ndarray) -> str:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from npnet.ops.checks import floating
+from npnet.ops.constants import one_hot, ones
 
 
 def cross_entropy(
@@ -43,16 +44,15 @@ def cross_entropy(
     z = logits.reshape(-1, V)
     # V is short, and a maximum is fast along a long axis.
     z = z - np.maximum.reduce(z.T.copy(), axis=0)[:, None]
-    rows = np.arange(len(targets))
-    target_z = z[rows, targets]
+    target_z = z.take(np.arange(0, z.size, V) + targets)
     p = np.exp(z, out=z)
-    total = np.add.reduce(p, axis=-1, keepdims=True)
-    p /= total
-    nll = np.log(total[:, 0])
+    total = p @ ones(V, p.dtype)
+    p /= total[:, None]
+    nll = np.log(total)
     nll -= target_z
     if ignored is not None:
         nll[ignored] = 0
-    return np.add.reduce(nll) / n, (p, rows, targets, ignored, n, logits.shape)
+    return np.add.reduce(nll) / n, (p, targets, ignored, n, logits.shape)
 
 
 def cross_entropy_backward(dloss: float, cache: tuple) -> np.ndarray:
@@ -63,12 +63,12 @@ def cross_entropy_backward(dloss: float, cache: tuple) -> np.ndarray:
     exp(z_v) / sum exp = p_v, the second's is -1 at v = t: what the model believed minus what was
     true. Each row adds up to 0.
     """
-    p, rows, targets, ignored, n, shape = cache
+    p, targets, ignored, n, shape = cache
     scale = p.dtype.type(dloss) / n
     if scale.ndim:
         raise ValueError(f"cross_entropy_backward: dloss must be a number, got {np.shape(dloss)}")
-    dlogits = p * scale
-    dlogits[rows, targets] -= scale  # the one-hot term
+    dlogits = p - one_hot(targets, p.shape[1], p.dtype)
+    dlogits *= scale
     if ignored is not None:
         dlogits[ignored] = 0
     return dlogits.reshape(shape)

@@ -1,8 +1,8 @@
 """Normalisations: batch norm over everything but the channels, layer norm and rms norm over the
 channels.
 
-x (..., C), gain (C,), bias (C,) -> y (..., C). Sums over rows are products with a vector of ones,
-because BLAS is faster than `sum`.
+x (..., C), gain (C,), bias (C,) -> y (..., C). Sums are products with a vector of ones, because
+BLAS is faster than `sum`.
 
 The three backward passes whose statistics come from x have one shape. With xhat = (x - mean) inv
 and g = dy * gain, the gradient of xhat, x reaches the loss directly, through the mean and through
@@ -20,14 +20,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npnet.ops.checks import fitted, floating, upstream
+from npnet.ops.constants import ones, sum_rows
 
 
 class BatchNormCache(NamedTuple):
-    """mean and var, both (C,), are the batch's, for running statistics; var is the unbiased one."""
+    """centred (N, C) is x - mean, std the root of var + eps, slope gain / std; mean and var, both
+    (C,), are the batch's, for running statistics, where var is the unbiased one."""
 
-    xhat: np.ndarray
-    gain: np.ndarray
-    inv: np.ndarray
+    centred: np.ndarray
+    std: np.ndarray
+    slope: np.ndarray
     divisor: int
     mean: np.ndarray
     var: np.ndarray
@@ -52,22 +54,20 @@ def batch_norm(
         raise ValueError(
             f"batch_norm: a batch of {n} has no variance; training needs at least 2 rows"
         )
-    ones = np.ones(n, x.dtype)
-    mean = ones @ rows
+    mean = sum_rows(rows)
     mean /= n
-    xhat = rows - mean
-    squares = ones @ (xhat * xhat)
+    centred = rows - mean
+    squares = sum_rows(centred * centred)
     divisor = n - 1 if unbiased else n
-    inv = squares / divisor
-    inv += eps
-    np.sqrt(inv, out=inv)
-    if not inv.dot(inv) < np.inf:
-        inv = _root_of_large(xhat.T, eps, divisor)
-    xhat /= inv
-    np.reciprocal(inv, out=inv)
-    y = xhat * gain
+    std = squares / divisor
+    std += eps
+    np.sqrt(std, out=std)
+    if not std.dot(std) < np.inf:
+        std = _root_of_large(centred.T, eps, divisor)
+    slope = gain / std
+    y = centred * slope
     y += bias
-    cache = BatchNormCache(xhat, gain, inv, divisor, mean, squares / (n - 1), x.shape)
+    cache = BatchNormCache(centred, std, slope, divisor, mean, squares / (n - 1), x.shape)
     return y.reshape(x.shape), cache
 
 
@@ -83,17 +83,19 @@ def batch_norm_backward(
         the mean reaches it as -sum(g) inv / n              (not through var: sum (x - mean) = 0)
     so  dx = inv (g - sum(g)/n - xhat sum(g xhat)/divisor)
            = gain inv (dy - dbias/n - xhat dgain/divisor).
+    Neither pass needs xhat itself: with std = 1 / inv and slope = gain inv, both one number a
+    channel, y = (x - mean) slope + bias and xhat dgain = (x - mean) (dgain / std).
     """
-    xhat, gain, inv, divisor, _, _, shape = cache
-    dy = upstream("batch_norm", dy, shape, xhat.dtype).reshape(xhat.shape)
+    centred, std, slope, divisor, _, _, shape = cache
+    dy = upstream("batch_norm", dy, shape, centred.dtype).reshape(centred.shape)
     n = len(dy)
-    ones = np.ones(n, dy.dtype)
-    dgain = np.matmul(ones, dy * xhat, out=out[0])
-    dbias = np.matmul(ones, dy, out=out[1])
-    dx = xhat * (dgain / -divisor)  # through the variance
+    dgain = sum_rows(dy * centred, out[0])
+    dgain /= std
+    dbias = sum_rows(dy, out[1])
+    dx = centred * (dgain / (-divisor * std))  # through the variance
     dx += dy  # directly
     dx -= dbias / n  # through the mean
-    dx *= gain * inv
+    dx *= slope
     return dx.reshape(shape), dgain, dbias
 
 
@@ -133,9 +135,8 @@ def batch_norm_inference_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndar
     dy = upstream("batch_norm_inference", dy, xhat.shape, xhat.dtype)
     C = len(gain)
     flat = dy.reshape(-1, C)
-    ones = np.ones(len(flat), dy.dtype)
-    dgain = ones @ (flat * xhat.reshape(-1, C))
-    dbias = ones @ flat
+    dgain = sum_rows(flat * xhat.reshape(-1, C))
+    dbias = sum_rows(flat)
     slope = gain * inv
     return dy * slope, dgain, dbias, -dbias * slope, dgain * slope * inv * -0.5
 
@@ -151,7 +152,7 @@ def layer_norm(
     x, gain, bias = _with_parameters("layer_norm", x, gain, bias)
     *lead, C = x.shape
     rows = x.reshape(math.prod(lead), C)
-    mean = rows @ np.ones(C, x.dtype)
+    mean = rows @ ones(C, x.dtype)
     mean /= C
     xhat = rows - mean[:, None]
     inv = _inverse_rms(xhat, eps)
@@ -173,11 +174,10 @@ def layer_norm_backward(
     xhat, gain, inv, shape = cache
     dy = upstream("layer_norm", dy, shape, xhat.dtype).reshape(xhat.shape)
     C = dy.shape[1]
-    ones = np.ones(len(dy), dy.dtype)
-    dgain = np.matmul(ones, dy * xhat, out=out[0])
-    dbias = np.matmul(ones, dy, out=out[1])
+    dgain = sum_rows(dy * xhat, out[0])
+    dbias = sum_rows(dy, out[1])
     g = dy * gain
-    mean = g @ np.ones(C, dy.dtype)
+    mean = g @ ones(C, dy.dtype)
     mean /= C
     projection = np.vecdot(g, xhat)
     projection /= C
@@ -225,7 +225,7 @@ def rms_norm_backward(
     dx = dx.reshape(shape)
     if gain is None:
         return dx
-    return dx, np.matmul(np.ones(len(dy), dy.dtype), dy * xhat, out=out[0])
+    return dx, sum_rows(dy * xhat, out[0])
 
 
 def _inverse_rms(rows: np.ndarray, eps: float) -> np.ndarray:

@@ -1,30 +1,43 @@
-"""Operations along time without parameters: x (..., T, C)."""
+"""Operations along time without parameters.
+
+A batch of sequences of different lengths is packed, as torch's PackedSequence has it: N rows, first
+those of step 0 for every sequence, longest sequence first, then those of step 1 for the sequences
+that have one, and so on. sizes[t] sequences are alive at step t, and their rows at t - 1 are simply
+the first sizes[t] of that step.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
 from npnet.ops.checks import floating, upstream
 
 
-def causal_mean(x: np.ndarray) -> tuple[np.ndarray, tuple]:
+def causal_mean(x: np.ndarray, sizes: Sequence[int]) -> tuple[np.ndarray, tuple]:
     """y_t = (x_0 + ... + x_t) / (t + 1): makemore's bag of words.
 
-    x (..., T, C) -> y (..., T, C). A product with the lower triangle of ones, each row divided by
-    its length.
+    x (N, C), packed -> y (N, C). A running sum, divided by its length.
     """
-    floating("causal_mean", x, axes=2)
-    a = _averages(x)
-    return a @ x, (a, x.shape)
+    packed("causal_mean", x, sizes)
+    y, pairs, count = x.copy(), steps(sizes), _counts(sizes, x.dtype)
+    for before, now in pairs:
+        y[now] += y[before]
+    y /= count
+    return y, (pairs, count, x.shape)
 
 
 def causal_mean_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
     """dx_t = sum over s >= t of dy_s / (s + 1).
 
-    y = a @ x with a constant a, so dx = a^T @ dy: each x_t is in its own and every later mean, with
-    the weight that it has there.
+    Each x_t is in its own and every later mean, with the weight that it has there: a running sum
+    again, from the end.
     """
-    a, shape = cache
-    dy = upstream("causal_mean", dy, shape, a.dtype)
-    return a.T @ dy
+    pairs, count, shape = cache
+    dx = upstream("causal_mean", dy, shape, count.dtype) / count
+    for before, now in reversed(pairs):
+        dx[before] += dx[now]
+    return dx
 
 
 def flatten_consecutive(x: np.ndarray, n: int) -> tuple[np.ndarray, tuple]:
@@ -51,6 +64,28 @@ def flatten_consecutive_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
     return dy.reshape(shape).copy()
 
 
-def _averages(x: np.ndarray) -> np.ndarray:
-    T = x.shape[-2]
-    return np.tri(T, dtype=x.dtype) / np.arange(1, T + 1, dtype=x.dtype)[:, None]
+def steps(sizes: Sequence[int]) -> list[tuple[slice, slice]]:
+    """For each step but the first the rows before it of the sequences that are still alive, and its
+    own."""
+    found, before = [], 0
+    for last, size in pairwise(sizes):
+        now = before + last
+        found.append((slice(before, before + size), slice(now, now + size)))
+        before = now
+    return found
+
+
+def packed(op: str, x: np.ndarray, sizes: Sequence[int]) -> None:
+    """ValueError, unless x holds the (N, C) floating numbers of a packed batch with these sizes."""
+    floating(op, x, axes=2)
+    falling = all(1 <= size <= last for last, size in pairwise([*sizes[:1], *sizes]))
+    if x.ndim != 2 or len(x) != sum(sizes) or not falling:
+        raise ValueError(
+            f"{op}: expected a packed batch with sizes that never grow and add up to the rows, "
+            f"got {x.shape} and {list(sizes)}"
+        )
+
+
+def _counts(sizes: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """How many positions there are up to each row, (N, 1)."""
+    return np.repeat(np.arange(1, len(sizes) + 1, dtype=dtype), sizes)[:, None]

@@ -1,0 +1,45 @@
+"""Arrays that the operations need at every step and that never change: made once for each size, and
+read-only."""
+
+from functools import lru_cache
+
+import numpy as np
+
+_KEPT_ROWS = 512  # of a unit matrix; a larger one is not worth its memory
+
+
+@lru_cache(maxsize=512)
+def ones(n: int, dtype: np.dtype) -> np.ndarray:
+    """(n,): `x @ ones` adds up the columns of x."""
+    return _fixed(np.ones(n, dtype))
+
+
+@lru_cache(maxsize=8)
+def eye(n: int, dtype: np.dtype) -> np.ndarray:
+    """(n, n), whose rows are the one-hot vectors."""
+    return _fixed(np.eye(n, dtype=dtype))
+
+
+@lru_cache(maxsize=64)
+def triangle(n: int, dtype: np.dtype) -> np.ndarray:
+    """(n, n), 1 on and below the diagonal: what each position may look at."""
+    return _fixed(np.tri(n, dtype=dtype))
+
+
+def sum_rows(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """x (N, C) -> (C,): a product with ones, which BLAS adds faster than `x.sum(0)` does."""
+    return np.dot(ones(len(x), x.dtype), x, out=out)
+
+
+def one_hot(ids: np.ndarray, V: int, dtype: np.dtype) -> np.ndarray:
+    """ids (...) -> (..., V), 1 at the place of each id, else 0."""
+    if V <= _KEPT_ROWS:
+        return eye(V, dtype).take(ids, axis=0)
+    onehot = np.zeros((*ids.shape, V), dtype)
+    np.put_along_axis(onehot, ids[..., None], 1, axis=-1)
+    return onehot
+
+
+def _fixed(a: np.ndarray) -> np.ndarray:
+    a.flags.writeable = False
+    return a
