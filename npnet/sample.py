@@ -7,6 +7,7 @@ import numpy as np
 
 from npnet import ops
 from npnet.data import LONGEST_WORD, Vocabulary
+from npnet.layers import keep
 from npnet.models import Model
 from npnet.random import Generator
 
@@ -99,13 +100,19 @@ def draw(
     state = model.start(n, max_length + 1)
     ids = np.zeros(n, np.int64)
     drawn = np.empty((n, max_length), np.int64)
-    alive = np.ones(n, bool)
+    # Which words the model still reads. A finished one is left out, but draws go on for every word,
+    # so that they are what they would be without this.
+    alive = np.arange(n)
     length = 0
-    while length < max_length and (draw_all or alive.any()):
-        logits = model.step(ids, state)
+    while length < max_length and (draw_all or alive.size):
+        logits = np.zeros((n, len(vocabulary)), model.data.dtype)
+        if alive.size:
+            logits[alive] = model.step(ids[alive], state)
         ids = np.full(n, prompt_ids[length]) if length < len(prompt_ids) else choose(logits)
         drawn[:, length] = ids
-        alive &= ids != 0
+        goes_on = np.flatnonzero(ids[alive])
+        if len(goes_on) < len(alive):
+            alive, state = alive[goes_on], keep(state, goes_on)
         length += 1
     return [vocabulary.decode(row[:length]).partition(".")[0] for row in drawn]
 
