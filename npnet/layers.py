@@ -21,6 +21,8 @@ import numpy as np
 from npnet import ops
 from npnet.random import TorchGenerator
 
+Pass = tuple[np.ndarray, Any]  # y, cache
+
 
 class Parameter:
     """An array and its gradient. Model turns both into views of its two flat vectors."""
@@ -31,7 +33,7 @@ class Parameter:
 
 
 class Layer:
-    """The defaults: no children, and one position is like any other."""
+    """The defaults: no children, x passes through, and one position is like any other."""
 
     def children(self) -> "dict[str, Layer]":
         """Name -> layer, in order."""
@@ -52,11 +54,11 @@ class Layer:
                     names.setdefault(value, prefix + name)
         return {name: value for value, name in names.items()}
 
-    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
-        raise NotImplementedError
+    def forward(self, x: np.ndarray, training: bool = False) -> Pass:
+        return x, None
 
     def backward(self, dy: np.ndarray, cache: Any) -> Any:
-        raise NotImplementedError
+        return dy
 
     def start(self, batch: int, length: int) -> Any:
         return None
@@ -79,9 +81,7 @@ def keep(state: Any, rows: np.ndarray) -> Any:
 class AlongTime(Layer):
     """What does not look at each position alone: its forward takes the packing of x too."""
 
-    def forward(
-        self, x: np.ndarray, training: bool = False, packing: Any = None
-    ) -> tuple[np.ndarray, Any]:
+    def forward(self, x: np.ndarray, training: bool = False, packing: Any = None) -> Pass:
         raise NotImplementedError
 
 
@@ -97,9 +97,7 @@ class Sequential(AlongTime):
     def children(self) -> dict[str, Layer]:
         return self.layers
 
-    def forward(
-        self, x: np.ndarray, training: bool = False, packing: Any = None
-    ) -> tuple[np.ndarray, Any]:
+    def forward(self, x: np.ndarray, training: bool = False, packing: Any = None) -> Pass:
         caches = []
         for layer in self.layers.values():
             more = (packing,) if isinstance(layer, AlongTime) else ()
@@ -127,9 +125,7 @@ class Residual(Sequential):
     x is used twice: dx = dy + what f hands back.
     """
 
-    def forward(
-        self, x: np.ndarray, training: bool = False, packing: Any = None
-    ) -> tuple[np.ndarray, Any]:
+    def forward(self, x: np.ndarray, training: bool = False, packing: Any = None) -> Pass:
         y, cache = super().forward(x, training, packing)
         return x + y, cache  # not in place: y may be in the cache of the last layer
 
@@ -149,7 +145,7 @@ class Embedding(Layer):
     def __init__(self, weight: np.ndarray, tied: bool = False) -> None:
         self.weight, self.tied = Parameter(weight), tied
 
-    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
+    def forward(self, x: np.ndarray, training: bool = False) -> Pass:
         return ops.embedding(x, self.weight.data)
 
     def backward(self, dy: np.ndarray, cache: Any) -> None:
@@ -165,12 +161,6 @@ class Table(Layer):
     def __init__(self, weight: np.ndarray) -> None:
         self.weight = Parameter(weight)
 
-    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
-        return x, None
-
-    def backward(self, dy: np.ndarray, cache: Any) -> None:
-        return None
-
 
 class PositionalEmbedding(AlongTime):
     """ids (N,) -> token[id] + position[step], both tables learned.
@@ -182,32 +172,30 @@ class PositionalEmbedding(AlongTime):
         self.token = Embedding(token, tied)
         self.position = Parameter(position)
 
-    def forward(
-        self, x: np.ndarray, training: bool = False, packing: Any = None
-    ) -> tuple[np.ndarray, Any]:
-        y, cache = self.token.forward(x)
-        y += np.repeat(self._positions(0, len(packing.sizes)), packing.sizes, axis=0)
-        return y, (cache, packing.sizes)
+    def forward(self, x: np.ndarray, training: bool = False, packing: Any = None) -> Pass:
+        y, token = self.token.forward(x)
+        steps = np.arange(self._within(len(packing.sizes))).repeat(packing.sizes)
+        y_position, position = ops.embedding(steps, self.position.data)
+        y += y_position
+        return y, (token, position)
 
     def backward(self, dy: np.ndarray, cache: Any) -> None:
-        cache, sizes = cache
-        first = np.cumsum([0, *sizes[:-1]])  # the row with which each step begins
-        self.position.grad[: len(sizes)] = np.add.reduceat(dy, first, axis=0)
-        self.position.grad[len(sizes) :] = 0
-        self.token.backward(dy, cache)
+        token, position = cache
+        ops.embedding_backward(dy, position, out=self.position.grad)
+        self.token.backward(dy, token)
 
     def start(self, batch: int, length: int) -> Any:
         return {"t": 0}
 
     def step(self, x: np.ndarray, state: Any) -> np.ndarray:
-        state["t"] += 1
-        return self.token.forward(x)[0] + self._positions(state["t"] - 1, state["t"])
+        state["t"] = self._within(state["t"] + 1)
+        return self.token.forward(x)[0] + self.position.data[state["t"] - 1]
 
-    def _positions(self, start: int, stop: int) -> np.ndarray:
-        limit = len(self.position.data)
-        if stop > limit:
-            raise ValueError(f"the model has {limit} positions, got a sequence of {stop} tokens")
-        return self.position.data[start:stop]
+    def _within(self, T: int) -> int:
+        if len(self.position.data) < T:
+            limit = len(self.position.data)
+            raise ValueError(f"the model has {limit} positions, got a sequence of {T} tokens")
+        return T
 
 
 class Window(AlongTime):
@@ -219,16 +207,11 @@ class Window(AlongTime):
     def __init__(self, length: int, blank: int) -> None:
         self.length, self.blank = length, blank
 
-    def forward(
-        self, x: np.ndarray, training: bool = False, packing: Any = None
-    ) -> tuple[np.ndarray, Any]:
+    def forward(self, x: np.ndarray, training: bool = False, packing: Any = None) -> Pass:
         before = ((0, 0), (self.length - 1, 0))
         padded = np.pad(packing.spread(x), before, constant_values=self.blank)
         windows = np.lib.stride_tricks.sliding_window_view(padded, self.length, axis=1)
         return packing.pack(windows[..., ::-1]), None
-
-    def backward(self, dy: np.ndarray, cache: Any) -> None:
-        return None
 
     def start(self, batch: int, length: int) -> Any:
         return np.full((batch, self.length), self.blank)
@@ -242,7 +225,7 @@ class Window(AlongTime):
 class Flatten(Layer):
     """Join the last two axes: (..., T, C) -> (..., TC)."""
 
-    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
+    def forward(self, x: np.ndarray, training: bool = False) -> Pass:
         return x.reshape(*x.shape[:-2], -1), x.shape
 
     def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
@@ -255,7 +238,7 @@ class FlattenConsecutive(Layer):
     def __init__(self, n: int) -> None:
         self.n = n
 
-    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
+    def forward(self, x: np.ndarray, training: bool = False) -> Pass:
         return ops.flatten_consecutive(x, self.n)
 
     def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
@@ -269,7 +252,7 @@ class Linear(Layer):
         self.weight = Parameter(weight)
         self.bias = None if bias is None else Parameter(bias)
 
-    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
+    def forward(self, x: np.ndarray, training: bool = False) -> Pass:
         return ops.linear(x, self.weight.data, None if self.bias is None else self.bias.data)
 
     def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
@@ -283,7 +266,7 @@ class EmbeddingLinear(Layer):
     def __init__(self, table: Parameter, weight: np.ndarray, bias: np.ndarray) -> None:
         self.table, self.weight, self.bias = table, Parameter(weight), Parameter(bias)
 
-    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
+    def forward(self, x: np.ndarray, training: bool = False) -> Pass:
         return ops.embedding_linear(x, self.table.data, self.weight.data, self.bias.data)
 
     def backward(self, dy: np.ndarray, cache: Any) -> None:
@@ -301,7 +284,7 @@ class TiedLinear(Layer):
     def __init__(self, weight: Parameter) -> None:
         self.weight = weight
 
-    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
+    def forward(self, x: np.ndarray, training: bool = False) -> Pass:
         return ops.linear(x, self.weight.data.T)
 
     def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
@@ -334,7 +317,7 @@ class BatchNorm(Layer):
         self.running_mean = np.zeros_like(weight)
         self.running_var = np.ones_like(weight)
 
-    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
+    def forward(self, x: np.ndarray, training: bool = False) -> Pass:
         weight, bias = self.weight.data, self.bias.data
         if not training:
             y, cache = ops.batch_norm_inference(
@@ -370,7 +353,7 @@ class LayerNorm(Layer):
     def __init__(self, weight: np.ndarray, bias: np.ndarray, eps: float = 1e-5) -> None:
         self.weight, self.bias, self.eps = Parameter(weight), Parameter(bias), eps
 
-    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
+    def forward(self, x: np.ndarray, training: bool = False) -> Pass:
         return ops.layer_norm(x, self.weight.data, self.bias.data, self.eps)
 
     def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
@@ -380,7 +363,7 @@ class LayerNorm(Layer):
 class RMSNorm(Layer):
     """ops.rms_norm without a gain."""
 
-    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
+    def forward(self, x: np.ndarray, training: bool = False) -> Pass:
         return ops.rms_norm(x)
 
     def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
@@ -388,7 +371,7 @@ class RMSNorm(Layer):
 
 
 class Tanh(Layer):
-    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
+    def forward(self, x: np.ndarray, training: bool = False) -> Pass:
         return ops.tanh(x)
 
     def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
@@ -396,7 +379,7 @@ class Tanh(Layer):
 
 
 class ReLU(Layer):
-    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
+    def forward(self, x: np.ndarray, training: bool = False) -> Pass:
         return ops.relu(x)
 
     def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
@@ -406,7 +389,7 @@ class ReLU(Layer):
 class GELU(Layer):
     """ops.gelu in its tanh form."""
 
-    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
+    def forward(self, x: np.ndarray, training: bool = False) -> Pass:
         return ops.gelu(x)
 
     def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
@@ -419,7 +402,7 @@ class Dropout(Layer):
     def __init__(self, p: float, generator: TorchGenerator) -> None:
         self.p, self.generator = p, generator
 
-    def forward(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
+    def forward(self, x: np.ndarray, training: bool = False) -> Pass:
         return ops.dropout(x, self.p, self.generator) if training else (x, None)
 
     def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
@@ -429,9 +412,7 @@ class Dropout(Layer):
 class CausalMean(AlongTime):
     """ops.causal_mean; one position at a time it keeps the running sum."""
 
-    def forward(
-        self, x: np.ndarray, training: bool = False, packing: Any = None
-    ) -> tuple[np.ndarray, Any]:
+    def forward(self, x: np.ndarray, training: bool = False, packing: Any = None) -> Pass:
         return ops.causal_mean(x, packing.sizes)
 
     def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
@@ -455,9 +436,7 @@ class CausalAttention(AlongTime):
     def __init__(self, n_head: int) -> None:
         self.n_head = n_head
 
-    def forward(
-        self, x: np.ndarray, training: bool = False, packing: Any = None
-    ) -> tuple[np.ndarray, Any]:
+    def forward(self, x: np.ndarray, training: bool = False, packing: Any = None) -> Pass:
         """A sequence that has ended has zeros from there on, which no position before looks at."""
         y, cache = ops.causal_attention(packing.spread(x), self.n_head)
         return packing.pack(y), (cache, packing)
@@ -489,7 +468,7 @@ class CausalAttention(AlongTime):
         return (p * values.reshape(t + 1, B, H, D)).sum(0).reshape(B, C)
 
 
-class _Recurrent(AlongTime):
+class Recurrent(AlongTime):
     """A cell over the rows of a Table below, ids (N,) -> h (N, H). Its weight multiplies
     [x_t, h_{t-1}] side by side: the first C rows read the input, the last H rows the state."""
 
@@ -504,9 +483,7 @@ class _Recurrent(AlongTime):
         for name, array in zip((*self.states, "weight", "bias"), arrays, strict=True):
             setattr(self, name, Parameter(array))
 
-    def forward(
-        self, x: np.ndarray, training: bool = False, packing: Any = None
-    ) -> tuple[np.ndarray, Any]:
+    def forward(self, x: np.ndarray, training: bool = False, packing: Any = None) -> Pass:
         return self._run(x, [getattr(self, name).data for name in self.states], packing.sizes)
 
     def backward(self, dy: np.ndarray, cache: Any) -> None:
@@ -532,23 +509,23 @@ class _Recurrent(AlongTime):
         h, (_, cache) = self._run(x, state, [len(x)])
         state[0] = h
         if len(state) == 2:
-            state[1] = cache.cell[len(x) :]
+            state[1] = cache.cell
         return h
 
 
-class RNN(_Recurrent):
+class RNN(Recurrent):
     """ops.rnn: initial (H,), weight (C + H, H), bias (H,)."""
 
     op, op_backward = staticmethod(ops.rnn), staticmethod(ops.rnn_backward)
 
 
-class GRU(_Recurrent):
+class GRU(Recurrent):
     """ops.gru: initial (H,), weight (C + H, 3H), bias (3H,)."""
 
     op, op_backward = staticmethod(ops.gru), staticmethod(ops.gru_backward)
 
 
-class LSTM(_Recurrent):
+class LSTM(Recurrent):
     """ops.lstm: initial (H,), initial_cell (H,), weight (C + H, 4H), bias (4H,)."""
 
     states = ("initial", "initial_cell")

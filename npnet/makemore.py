@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from npnet.checkpoint import fill
-from npnet.layers import Linear
+from npnet.layers import EmbeddingLinear, Linear
 from npnet.models import Config, Model, build
 from npnet.random import TorchGenerator
 
@@ -101,7 +101,9 @@ def _views(model):
     """makemore's name -> view of npnet's parameter in makemore's layout."""
     names = _names(model.config, model.kind)
     linear = {
-        prefix + "weight" for prefix, layer in model.network.walk() if isinstance(layer, Linear)
+        prefix + "weight"
+        for prefix, layer in model.network.walk()
+        if isinstance(layer, (Linear, EmbeddingLinear))
     }
     views = {}
     for name, array in model.parameters().items():

@@ -38,6 +38,7 @@ from npnet.layers import (
     LayerNorm,
     Linear,
     PositionalEmbedding,
+    Recurrent,
     ReLU,
     Residual,
     RMSNorm,
@@ -367,41 +368,27 @@ def _recurrent_count(c: Config, gates: int, states: int) -> int:
 @builder(lambda c: _recurrent_count(c, 1, 1), "n_embd", "n_embd2")
 def rnn(c: Config, g: Generator) -> Sequential:
     """makemore's RNN: one tanh cell on [x_t, h_{t-1}]."""
-    table = Table(_embedding(g, c, c.vocab_size))
-    return Sequential(
-        embedding=table,
-        cell=RNN(
-            table.weight, np.zeros(c.n_embd2, c.dtype), *_gates(g, c, 1, c.n_embd + c.n_embd2)
-        ),
-        head=_linear(g, c, c.n_embd2, c.vocab_size),
-    )
+    return _recurrent(c, g, RNN, 1)
 
 
 @builder(lambda c: _recurrent_count(c, 3, 1), "n_embd", "n_embd2")
 def gru(c: Config, g: Generator) -> Sequential:
     """makemore's GRU: three Linear layers drawn one after the other, z, r and the candidate."""
-    table = Table(_embedding(g, c, c.vocab_size))
-    return Sequential(
-        embedding=table,
-        cell=GRU(
-            table.weight, np.zeros(c.n_embd2, c.dtype), *_gates(g, c, 3, c.n_embd + c.n_embd2)
-        ),
-        head=_linear(g, c, c.n_embd2, c.vocab_size),
-    )
+    return _recurrent(c, g, GRU, 3)
 
 
 @builder(lambda c: _recurrent_count(c, 4, 2), "n_embd", "n_embd2")
 def lstm(c: Config, g: Generator) -> Sequential:
     """The same around an LSTM, its four gates drawn in the order i, f, g, o."""
+    return _recurrent(c, g, LSTM, 4)
+
+
+def _recurrent(c: Config, g: Generator, cell: type[Recurrent], gates: int) -> Sequential:
     table = Table(_embedding(g, c, c.vocab_size))
+    states = [np.zeros(c.n_embd2, c.dtype) for _ in cell.states]
     return Sequential(
         embedding=table,
-        cell=LSTM(
-            table.weight,
-            np.zeros(c.n_embd2, c.dtype),
-            np.zeros(c.n_embd2, c.dtype),
-            *_gates(g, c, 4, c.n_embd + c.n_embd2),
-        ),
+        cell=cell(table.weight, *states, *_gates(g, c, gates, c.n_embd + c.n_embd2)),
         head=_linear(g, c, c.n_embd2, c.vocab_size),
     )
 

@@ -18,7 +18,7 @@ GRADIENTS = {
     "batch_norm": ["dx", "dgain", "dbias"],
     "layer_norm": ["dx", "dgain", "dbias"],
     "attention": ["dqkv"],
-    "gru": ["dx", "dh0", "dw", "db"],
+    "gru": ["da", "dh0", "dw"],
 }
 
 
@@ -221,8 +221,8 @@ FUSED = [
     ),
     (
         "gru",
-        "return dx, _state_gradient(dh, state_ndim), dw, db",
-        "return dx, dh, dw, db",
+        "return da, _state_gradient(dp, ndim), dw",
+        "return da, dp, dw",
         "dh0",
         "the sum over axis 0",
     ),
@@ -287,15 +287,13 @@ def test_what_is_not_there_or_none_is_not_yet_done(check):
         "dprobs",
         "dcounts_sum",
     ]
-    text = edited(
-        "return dx, _state_gradient(dh, state_ndim), dw, db", "return dx, None, None, db", "gru"
-    )
+    text = edited("return da, _state_gradient(dp, ndim), dw", "return da, None, None", "gru")
     status, rows, _ = check(text)
     assert status == 1 and [n for n, (kind, _) in rows.items() if kind == "not yet done"] == [
         "dh0",
         "dw",
     ]
-    assert rows["dx"][0] == rows["db"][0] == "done"
+    assert rows["da"][0] == "done"
 
 
 def test_the_wrong_kind_of_thing_is_wrong(check):

@@ -93,7 +93,7 @@ def test_every_layer_is_tested():
         - {
             "Layer",
             "AlongTime",
-            "_Recurrent",
+            "Recurrent",
             "Embedding",
             "Table",
             "PositionalEmbedding",

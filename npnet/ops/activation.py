@@ -68,7 +68,7 @@ def sigmoid(x: np.ndarray) -> tuple[np.ndarray, tuple]:
 
 def sigmoid_in_place(y: np.ndarray) -> None:
     """The same into y itself; whoever calls it has told NumPy to ignore the overflow."""
-    np.negative(y, out=y)
+    y *= -1  # np.negative in place is wrong at some strides (NumPy 2.4)
     np.exp(y, out=y)
     y += 1
     np.reciprocal(y, out=y)

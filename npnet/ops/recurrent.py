@@ -1,19 +1,19 @@
 """Recurrent cells unrolled over time, with the gradient through time and into the learned initial
 state.
 
-The batch is packed, as npnet.ops.sequence has it: of N rows sizes[t] belong to step t, and the
-states before them are simply the first sizes[t] of step t - 1.
+The batch is packed, as npnet.ops.sequence has it: at step t the sequences that are still alive are
+the first sizes[t] of those at step t - 1, and so are their states.
 
 a (N, G H) -> h (N, H) for G gates: a is the input's part of the gates, x_t @ w_x + b for all steps
 in one product, which is `linear`'s business; w (H, G H) reads the state. The initial state is (H,),
 shared by every sequence, or (B, H), one for each of the B = sizes[0].
 
-All backward passes run the loop from the last step to the first. dh, the gradient of h_t, has two
-sources: the output at t, and what the next step hands down to the first sizes[t + 1] sequences. It
-begins as dy, and each step adds its part to the rows of the step before.
+All backward passes run the loop from the last step to the first. dh_t has two sources: the output
+at t, and what step t + 1 handed down to the sequences that it had.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -21,23 +21,18 @@ import numpy as np
 from npnet.ops.activation import sigmoid_in_place
 from npnet.ops.checks import fitted, upstream
 from npnet.ops.constants import sum_rows
-from npnet.ops.sequence import packed
-from npnet.ops.sequence import steps as steps_of
-
-Step = tuple[slice, slice, slice]
+from npnet.ops.sequence import steps_of
 
 
 class LSTMCache(NamedTuple):
-    """h and cell, (B + N, H), begin with the initial states."""
-
     gates: np.ndarray
     h: np.ndarray
     cell: np.ndarray
     tanh_cell: np.ndarray
     w: np.ndarray
-    steps: list[Step]
-    h0_ndim: int
-    c0_ndim: int
+    first: tuple[np.ndarray, np.ndarray]
+    steps: list[slice]
+    ndims: tuple[int, int]
 
 
 def rnn(
@@ -47,13 +42,14 @@ def rnn(
 
     a (N, H), h0 (H,), w (H, H) -> h (N, H).
     """
-    a, h0, w = _fitted("rnn", a, w, 1, sizes, h0=h0)
-    h, steps = _states(h0, a, sizes), _steps(sizes)
-    for rows, before, now in steps:
-        h_t = np.matmul(h[before], w, out=h[now])
-        h_t += a[rows]
-        np.tanh(h_t, out=h_t)
-    return h[len(h) - len(a) :], (h, w, steps, h0.ndim)
+    a, first, w, steps = _begin("rnn", a, w, 1, sizes, h0=h0)
+    h, p = np.empty_like(a), first
+    for now in steps:
+        h_t = h[now]
+        np.matmul(p[: len(h_t)], w, out=h_t)
+        h_t += a[now]
+        p = np.tanh(h_t, out=h_t)
+    return h, (h, w, first, steps, h0.ndim)
 
 
 def rnn_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
@@ -63,14 +59,17 @@ def rnn_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
     da @ w^T is handed down. w is used at every step, so dw is a sum over all of them:
     dw = sum_t h_{t-1}^T @ da_t, one product of all rows.
     """
-    h, w, steps, state_ndim = cache
-    dh, B = _upstream("rnn", dy, h, steps)
-    da = h[B:] * h[B:]
+    h, w, first, steps, ndim = cache
+    dh = upstream("rnn", dy, h.shape, h.dtype).copy()
+    da = h * h
     np.subtract(1, da, out=da)  # ∂h/∂a
-    for rows, before, now in reversed(steps):
-        da[rows] *= dh[now]
-        dh[before] += da[rows] @ w.T  # handed down
-    return da, _state_gradient(dh[:B], state_ndim), _previous(h, steps).T @ da
+    dp = dh[:0]
+    for now in reversed(steps):
+        dh_t = dh[now]
+        dh_t[: len(dp)] += dp
+        da[now] *= dh_t
+        dp = da[now] @ w.T  # handed down
+    return da, _state_gradient(dp, ndim), _previous(h, first, steps).T @ da
 
 
 def gru(
@@ -86,23 +85,24 @@ def gru(
     a (N, 3H) and w (H, 3H) with the columns of z, r, c in this order, h0 (H,) -> h (N, H).
     torch.nn.GRU differs: it applies r after the product, and its z is our 1 - z.
     """
-    a, h0, w = _fitted("gru", a, w, 3, sizes, h0=h0)
-    h, steps = _states(h0, a, sizes), _steps(sizes)
-    gates, w_gates = _apart(a, h), _apart(w, h)
-    rp = np.empty_like(gates[0])  # r h_{t-1}
+    a, first, w, steps = _begin("gru", a, w, 3, sizes, h0=h0)
+    gates, w_gates = _apart(a, len(w)), _apart(w, len(w))
+    h, rp, p = np.empty_like(gates[0]), np.empty_like(gates[0]), first  # rp = r h_{t-1}
     with np.errstate(over="ignore"):  # sigmoid's
-        for rows, before, now in steps:
-            p, h_t, zr, c = h[before], h[now], gates[:2, rows], gates[2, rows]
+        for now in steps:
+            h_t, rp_t, zr, c = h[now], rp[now], gates[:2, now], gates[2, now]
+            p = p[: len(h_t)]
             zr += p @ w_gates[:2]
             sigmoid_in_place(zr)
             z, r = zr
-            np.multiply(r, p, out=rp[rows])
-            c += rp[rows] @ w_gates[2]
+            np.multiply(r, p, out=rp_t)
+            c += rp_t @ w_gates[2]
             np.tanh(c, out=c)
             np.subtract(c, p, out=h_t)  # h_t = h_{t-1} + z (c - h_{t-1})
             h_t *= z
             h_t += p
-    return h[len(h) - len(a) :], (gates, h, rp, w, steps, h0.ndim)
+            p = h_t
+    return h, (gates, h, rp, w, first, steps, h0.ndim)
 
 
 def gru_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
@@ -115,33 +115,31 @@ def gru_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
     p is used in four places, so four terms add up. w_c met r p, the other weights p. What does not
     depend on dh is known for all steps beforehand: the slopes times c - p, p and z.
     """
-    gates, h, rp, w, steps, state_ndim = cache
-    dh, B = _upstream("gru", dy, h, steps)
-    w_z, w_r, w_c = _apart(w, h)
-    p, (z, r, c) = _previous(h, steps), gates
-    da = _slopes(gates, candidate=2)  # each part is multiplied by what comes from above
-    da_z, da_r, da_c = da
+    gates, h, rp, w, first, steps, ndim = cache
+    dh = upstream("gru", dy, h.shape, h.dtype).copy()
+    H = len(w)
+    w_z, w_r, w_c = _apart(w, H)
+    p, (z, r, c) = _previous(h, first, steps), gates
+    da_z, da_r, da_c = da = _slopes(gates)  # each part is multiplied by what comes from above
     da_z *= c - p
     da_r *= p
     da_c *= z
     keep = 1 - z
-    for rows, before, now in reversed(steps):
+    dp = dh[:0]
+    for now in reversed(steps):
         dh_t = dh[now]
-        da_c[rows] *= dh_t
-        drp = da_c[rows] @ w_c.T
-        da_z[rows] *= dh_t
-        da_r[rows] *= drp
-        drp *= r[rows]
-        drp += dh_t * keep[rows]  # from here on dp: through r p, through (1 - z) p,
-        drp += da_z[rows] @ w_z.T  # and through both gates
-        drp += da_r[rows] @ w_r.T
-        dh[before] += drp
+        dh_t[: len(dp)] += dp
+        da_c[now] *= dh_t
+        da_z[now] *= dh_t
+        dp = da_c[now] @ w_c.T  # d(r p)
+        da_r[now] *= dp
+        dp *= r[now]
+        dp += dh_t * keep[now]
+        dp += da_z[now] @ w_z.T
+        dp += da_r[now] @ w_r.T
     da = _beside(da)
-    H = h.shape[1]
-    dw = np.empty_like(w)
-    np.matmul(p.T, da[:, : 2 * H], out=dw[:, : 2 * H])
-    np.matmul(rp.T, da[:, 2 * H :], out=dw[:, 2 * H :])
-    return da, _state_gradient(dh[:B], state_ndim), dw
+    dw = np.concatenate([p.T @ da[:, : 2 * H], rp.T @ da[:, 2 * H :]], axis=1)
+    return da, _state_gradient(dp, ndim), dw
 
 
 def lstm(
@@ -157,24 +155,24 @@ def lstm(
     a (N, 4H) and w (H, 4H) with the columns of i, f, g, o in this order, which is torch.nn.LSTM's,
     h0 (H,), c0 (H,) -> h (N, H).
     """
-    a, h0, c0, w = _fitted("lstm", a, w, 4, sizes, h0=h0, c0=c0)
-    h, cell, steps = _states(h0, a, sizes), _states(c0, a, sizes), _steps(sizes)
-    gates, w_gates = _apart(a, h), _apart(w, h)
-    tanh_cell = np.empty_like(gates[0])
+    a, *first, w, steps = _begin("lstm", a, w, 4, sizes, h0=h0, c0=c0)
+    gates, w_gates = _apart(a, len(w)), _apart(w, len(w))
+    h, cell, u = (np.empty_like(gates[0]) for _ in range(3))  # u = tanh(c_t)
+    p, before = first
     with np.errstate(over="ignore"):  # sigmoid's
-        for rows, before, now in steps:
-            gates_t, cell_t = gates[:, rows], cell[now]
-            gates_t += h[before] @ w_gates
+        for now in steps:
+            gates_t, h_t, cell_t, u_t = gates[:, now], h[now], cell[now], u[now]
+            gates_t += p[: len(h_t)] @ w_gates
             candidate = np.tanh(gates_t[2])
             sigmoid_in_place(gates_t)  # of the candidate too: one call for all is faster
             gates_t[2] = candidate
             i, f, g, o = gates_t
-            np.multiply(f, cell[before], out=cell_t)
+            np.multiply(f, before[: len(h_t)], out=cell_t)
             cell_t += i * g
-            np.tanh(cell_t, out=tanh_cell[rows])
-            np.multiply(o, tanh_cell[rows], out=h[now])
-    cache = LSTMCache(gates, h, cell, tanh_cell, w, steps, h0.ndim, c0.ndim)
-    return h[len(h) - len(a) :], cache
+            np.tanh(cell_t, out=u_t)
+            np.multiply(o, u_t, out=h_t)
+            p, before = h_t, cell_t
+    return h, LSTMCache(gates, h, cell, u, w, tuple(first), steps, (h0.ndim, c0.ndim))
 
 
 def lstm_backward(dy: np.ndarray, cache: LSTMCache) -> tuple[np.ndarray, ...]:
@@ -188,83 +186,60 @@ def lstm_backward(dy: np.ndarray, cache: LSTMCache) -> tuple[np.ndarray, ...]:
     Along c the gradient is only multiplied by f at each step, which is why it need not vanish. What
     does not depend on dh and dc is known for all steps beforehand.
     """
-    gates, h, cell, u, w, steps, h0_ndim, c0_ndim = cache
-    dh, B = _upstream("lstm", dy, h, steps)
-    dc = np.zeros_like(dh)
+    gates, h, cell, u, w, (h_first, c_first), steps, (h_ndim, c_ndim) = cache
+    dh = upstream("lstm", dy, h.shape, h.dtype).copy()
     i, f, g, o = gates
-    w_gates = _apart(w, h).swapaxes(1, 2)
-    da = _slopes(gates, candidate=2)  # each part is multiplied by what comes from above
-    da_i, da_f, da_g, da_o = da
+    w_gates = _apart(w, len(w)).swapaxes(1, 2)
+    da_i, da_f, da_g, da_o = da = _slopes(gates)  # each part meets what comes from above
     da_i *= g
-    da_f *= _previous(cell, steps)
+    da_f *= _previous(cell, c_first, steps)
     da_g *= i
     da_o *= u
-    slope_cell = o * (1 - u * u)
-    for rows, before, now in reversed(steps):
+    dc = o * (1 - u * u)  # ∂h/∂c, and then times dh_t
+    dp = dbefore = dh[:0]
+    for now in reversed(steps):
         dh_t, dc_t = dh[now], dc[now]
-        dc_t += dh_t * slope_cell[rows]  # through h_t
-        da[:3, rows] *= dc_t
-        da_o[rows] *= dh_t
-        dc[before] += dc_t * f[rows]  # handed down
-        dh[before] += np.add.reduce(da[:, rows] @ w_gates, axis=0)  # handed down
+        dh_t[: len(dp)] += dp
+        dc_t *= dh_t
+        dc_t[: len(dp)] += dbefore
+        da[:3, now] *= dc_t
+        da_o[now] *= dh_t
+        dbefore = dc_t * f[now]
+        dp = np.add.reduce(da[:, now] @ w_gates, axis=0)
     da = _beside(da)
-    dstates = _state_gradient(dh[:B], h0_ndim), _state_gradient(dc[:B], c0_ndim)
-    return da, *dstates, _previous(h, steps).T @ da
+    dstates = _state_gradient(dp, h_ndim), _state_gradient(dbefore, c_ndim)
+    return da, *dstates, _previous(h, h_first, steps).T @ da
 
 
-def _fitted(
+def _begin(
     op: str, a: np.ndarray, w: np.ndarray, n_gate: int, sizes: Sequence[int], **states: np.ndarray
-) -> list[np.ndarray]:
-    """The arrays of a cell with so many gates in their order, if they have the shapes of its
-    docstring, else ValueError."""
-    packed(op, a, sizes)
+) -> tuple:
+    """a, the initial states with a row for each sequence, w and the rows of each step; ValueError
+    if one does not have the shape of the docstring of a cell with so many gates."""
+    steps = steps_of(op, a, sizes)
     H, rest = divmod(a.shape[1], n_gate)
     if rest:
         raise ValueError(f"{op}: a needs columns for {n_gate} gates, got {a.shape[1]}")
-    each = (sizes[0] if sizes else 0, H)
+    each = (sizes[0] if steps else 0, H)
     others = {name: (s, each if s.shape == each else (H,)) for name, s in states.items()}
-    return fitted(op, a, **others, w=(w, (H, n_gate * H)))
+    a, *first, w = fitted(op, a, **others, w=(w, (H, n_gate * H)))
+    return a, *(np.broadcast_to(s, each).copy() for s in first), w, steps
 
 
-def _steps(sizes: Sequence[int]) -> list[Step]:
-    """For each step its rows in the packed batch, and in the states, which begin with the initial
-    ones: those before it of the sequences that are still alive, and its own."""
-    B = sizes[0] if sizes else 0
-    return [
-        (slice(now.start - B, now.stop - B), before, now) for before, now in steps_of([B, *sizes])
-    ]
-
-
-def _states(initial: np.ndarray, a: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
-    """(B + N, H), the initial states and room for those of every step."""
-    B = sizes[0] if sizes else 0
-    states = np.empty((B + len(a), initial.shape[-1]), a.dtype)
-    states[:B] = initial
-    return states
-
-
-def _previous(states: np.ndarray, steps: list[Step]) -> np.ndarray:
+def _previous(states: np.ndarray, first: np.ndarray, steps: list[slice]) -> np.ndarray:
     """(N, H): for each row of the packed batch the state before it."""
-    return np.concatenate([states[:0], *(states[before] for _, before, _ in steps)])
-
-
-def _upstream(op: str, dy: np.ndarray, h: np.ndarray, steps: list[Step]) -> tuple[np.ndarray, int]:
-    """(B + N, H), zeros for the initial states and then dy, to which the steps add; and B."""
-    B = steps[0][1].stop if steps else 0
-    dh = np.zeros_like(h)
-    dh[B:] = upstream(op, dy, (len(h) - B, h.shape[1]), h.dtype)
-    return dh, B
+    before = (states[last][: now.stop - now.start] for last, now in pairwise(steps))
+    return np.concatenate([first, *before])
 
 
 def _state_gradient(d: np.ndarray, ndim: int) -> np.ndarray:
     """d (B, H) for one state each; a state (H,) that all shared gets the sum."""
-    return sum_rows(d) if ndim == 1 else d.copy()
+    return sum_rows(d) if ndim == 1 else d
 
 
-def _apart(a: np.ndarray, h: np.ndarray) -> np.ndarray:
+def _apart(a: np.ndarray, H: int) -> np.ndarray:
     """(N, G H) -> (G, N, H): each gate in a block of memory, where a pass over it is several times
     as fast as over its columns."""
-    H = h.shape[1]
     return a.reshape(len(a), a.shape[1] // H, H).swapaxes(0, 1).copy()
 
 
@@ -274,11 +249,10 @@ def _beside(gates: np.ndarray) -> np.ndarray:
     return gates.swapaxes(0, 1).reshape(N, G * H)
 
 
-def _slopes(gates: np.ndarray, candidate: int) -> np.ndarray:
+def _slopes(gates: np.ndarray) -> np.ndarray:
     """The slope of every gate at every step, from its value y: y (1 - y) for a sigmoid, and
-    1 - y^2 for the candidate, a tanh."""
+    1 - y^2 for the candidate, a tanh, which comes third in both cells."""
     slope = 1 - gates
     slope *= gates
-    c = gates[candidate]
-    slope[candidate] = 1 - c * c
+    slope[2] = 1 - gates[2] * gates[2]
     return slope

@@ -2,12 +2,12 @@
 
 A batch of sequences of different lengths is packed, as torch's PackedSequence has it: N rows, first
 those of step 0 for every sequence, longest sequence first, then those of step 1 for the sequences
-that have one, and so on. sizes[t] sequences are alive at step t, and their rows at t - 1 are simply
-the first sizes[t] of that step.
+that have one, and so on. sizes[t] sequences are alive at step t, the first sizes[t] of those at
+t - 1.
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -19,12 +19,13 @@ def causal_mean(x: np.ndarray, sizes: Sequence[int]) -> tuple[np.ndarray, tuple]
 
     x (N, C), packed -> y (N, C). A running sum, divided by its length.
     """
-    packed("causal_mean", x, sizes)
-    y, pairs, count = x.copy(), steps(sizes), _counts(sizes, x.dtype)
-    for before, now in pairs:
-        y[now] += y[before]
+    steps = steps_of("causal_mean", x, sizes)
+    count = np.repeat(np.arange(1, len(sizes) + 1, dtype=x.dtype), sizes)[:, None]
+    y = x.copy()
+    for last, now in pairwise(steps):
+        y[now] += y[last][: now.stop - now.start]
     y /= count
-    return y, (pairs, count, x.shape)
+    return y, (steps, count, x.shape)
 
 
 def causal_mean_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
@@ -33,10 +34,10 @@ def causal_mean_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
     Each x_t is in its own and every later mean, with the weight that it has there: a running sum
     again, from the end.
     """
-    pairs, count, shape = cache
+    steps, count, shape = cache
     dx = upstream("causal_mean", dy, shape, count.dtype) / count
-    for before, now in reversed(pairs):
-        dx[before] += dx[now]
+    for now, last in pairwise(reversed(steps)):
+        dx[last][: now.stop - now.start] += dx[now]
     return dx
 
 
@@ -64,28 +65,15 @@ def flatten_consecutive_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
     return dy.reshape(shape).copy()
 
 
-def steps(sizes: Sequence[int]) -> list[tuple[slice, slice]]:
-    """For each step but the first the rows before it of the sequences that are still alive, and its
-    own."""
-    found, before = [], 0
-    for last, size in pairwise(sizes):
-        now = before + last
-        found.append((slice(before, before + size), slice(now, now + size)))
-        before = now
-    return found
-
-
-def packed(op: str, x: np.ndarray, sizes: Sequence[int]) -> None:
-    """ValueError, unless x holds the (N, C) floating numbers of a packed batch with these sizes."""
+def steps_of(op: str, x: np.ndarray, sizes: Sequence[int]) -> list[slice]:
+    """The rows of each step; ValueError, unless x holds the (N, C) floating numbers of a packed
+    batch with these sizes."""
     floating(op, x, axes=2)
-    falling = all(1 <= size <= last for last, size in pairwise([*sizes[:1], *sizes]))
-    if x.ndim != 2 or len(x) != sum(sizes) or not falling:
+    ends = list(accumulate(sizes))
+    falling = all(last >= size >= 1 for last, size in pairwise([*sizes[:1], *sizes]))
+    if x.ndim != 2 or len(x) != (ends or [0])[-1] or not falling:
         raise ValueError(
             f"{op}: expected a packed batch with sizes that never grow and add up to the rows, "
             f"got {x.shape} and {list(sizes)}"
         )
-
-
-def _counts(sizes: Sequence[int], dtype: np.dtype) -> np.ndarray:
-    """How many positions there are up to each row, (N, 1)."""
-    return np.repeat(np.arange(1, len(sizes) + 1, dtype=dtype), sizes)[:, None]
+    return [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]

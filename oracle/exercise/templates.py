@@ -23,7 +23,7 @@ OPERATIONS = {
     "batch_norm": ("batch_norm", "dy (n, C) -> dx (n, C), dgain (C,), dbias (C,)"),
     "layer_norm": ("layer_norm", "dy (n, C) -> dx (n, C), dgain (C,), dbias (C,)"),
     "attention": ("causal_attention", "dy (n, T, C) -> dqkv (n, T, 3C)"),
-    "gru": ("gru", "dy (n, T, H) -> dx (n, T, C), dh0 (H,), dw (C + H, 3H), db (3H,)"),
+    "gru": ("gru", "dy (N, H) -> da (N, 3H), dh0 (H,), dw (H, 3H); the N rows are packed"),
 }
 HEADER = '''"""The exercise {exercise}: derive the backward pass by hand, in NumPy.
 
