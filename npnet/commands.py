@@ -313,6 +313,10 @@ def _print_words(trained, n, seed, prompt, temperature, top_k, console):
     known = trained.words and trained.preset.divide(trained.words)
     stage = console.stage("drawing words", n)
     for done in range(0, n, MOST_AT_ONCE):
+
+        def watch(ended, before=done):
+            stage.advance(before + ended)
+
         words = generate(
             trained.model,
             trained.vocabulary,
@@ -321,6 +325,7 @@ def _print_words(trained, n, seed, prompt, temperature, top_k, console):
             prompt=prompt,
             temperature=temperature,
             top_k=top_k,
+            watch=watch,
         )
         if done == 0 and trained.path.name != folders.MODEL and not console.progress.quiet:
             print(f"npnet: drawn from {trained.path}, of step {trained.step:,}", file=sys.stderr)

@@ -11,6 +11,7 @@ from npnet.models import Model
 from npnet.random import Generator
 
 Chooser = Callable[[np.ndarray], np.ndarray]
+Watch = Callable[[int], object]
 COLDEST = 1e-6  # a temperature below it tells no logits apart that float32 does
 
 
@@ -24,14 +25,16 @@ def generate(
     temperature: float = 1.0,
     top_k: int | None = None,
     max_length: int | None = None,
+    watch: Watch | None = None,
 ) -> list[str]:
     """n words as a list of strings, drawn side by side, each beginning with `prompt`.
 
     temperature and top_k are those of `chooser`. max_length counts the characters; by default it is
-    block_size - 1 for the models that read sequences.
+    block_size - 1 for the models that read sequences. watch(done) is told how many words have
+    ended.
     """
     choose = chooser(generator, temperature, top_k)
-    return draw(model, vocabulary, choose, n, prompt=prompt, max_length=max_length)
+    return draw(model, vocabulary, choose, n, prompt=prompt, max_length=max_length, watch=watch)
 
 
 def chooser(
@@ -81,11 +84,12 @@ def draw(
     prompt: str = "",
     max_length: int | None = None,
     draw_all: bool = False,
+    watch: Watch | None = None,
 ) -> list[str]:
     """n words, character by character side by side; `choose` is a chooser.
 
     The drawing ends with the last word, or with draw_all, as makemore does it, after max_length
-    characters.
+    characters. watch(done) is told how many words have ended.
     """
     if max_length is None:
         max_length = LONGEST_WORD if model.windowed else model.config.block_size - 1
@@ -107,6 +111,8 @@ def draw(
         drawn[:, length] = ids
         alive &= ids != 0
         length += 1
+        if watch:
+            watch(n - int(np.count_nonzero(alive)))
     return [vocabulary.decode(row[:length]).partition(".")[0] for row in drawn]
 
 
