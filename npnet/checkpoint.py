@@ -61,6 +61,11 @@ class Checkpoint:
 def save(path: str | Path, checkpoint: Checkpoint) -> None:
     """Write the checkpoint to `path`, whole or not at all: a file that is there stays until the new
     one is complete and on the disk. An OSError names `path`."""
+    write_whole(Path(path), lambda file: write(file, checkpoint))
+
+
+def write(file: BinaryIO, checkpoint: Checkpoint) -> None:
+    """Write the checkpoint to an open file."""
     model = checkpoint.model
     arrays: dict[str, Any] = {
         f"{group}/{name}": array
@@ -72,8 +77,7 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
         )
         for name, array in members.items()
     }
-    meta = np.array(description(checkpoint, arrays))
-    write_whole(Path(path), lambda file: np.savez(file, meta=meta, **arrays))
+    np.savez(file, meta=np.array(description(checkpoint, arrays)), **arrays)
 
 
 def description(checkpoint: Checkpoint, entries: Iterable[str]) -> str:

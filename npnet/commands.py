@@ -95,30 +95,19 @@ def _steps(run, start, folder, save_every, console, losses):
         done, now = step + 1, time.perf_counter()
         losses.add(float(loss))
         stage.advance(done)
-        best = run.best
         run.report(step, loss, now - before)
         if folder:
             folder.record(run, step, loss)
             if run.improved:
-                run.best = _keep_best(run, done, folder, best)
+                _warn(folder.keep_best(run, done))
+                best = f"test loss {run.best} is the best so far"
+                print(f"{best}, saving model to {folder.path / folders.MODEL}", flush=True)
             if not console.signal:
                 _warn(folder.save_now_and_then(run, done, save_every))
         if console.signal or (endless and console.stdout.error):
             break
         before = time.perf_counter()
     return done
-
-
-def _keep_best(run, done, folder, before):
-    """Keep the best model so far -> its test loss, or that of the best `before` where this one
-    could not be kept."""
-    try:
-        path = folder.keep(run, done)
-    except OSError as error:
-        _warn(error)
-        return before
-    print(f"test loss {run.best} is the best so far, saving model to {path}", flush=True)
-    return run.best
 
 
 def _next_steps(run, folder):

@@ -5,6 +5,7 @@ with, or the best so far where the original keeps that one. history.csv has one 
 thousandth of the steps, and one for each evaluation.
 """
 
+import io
 import math
 import os
 import shlex
@@ -46,6 +47,7 @@ class Folder:
         self.path, self.resume, self.overwrite = Path(path), resume, overwrite
         self.failed = False
         self.saved_step: int | None = None
+        self.unkept: bytes | None = None  # a model.npz that could not be written yet
 
     def __enter__(self) -> "Folder":
         if self.resume and not (self.path / LAST).exists():
@@ -113,13 +115,16 @@ class Folder:
         self.history.add("" if cell is None else str(cell) for cell in cells)
 
     def save(self, run: Run, step: int) -> None:
-        """last.npz, so that the run can go on with step `step`."""
+        """last.npz, so that the run can go on with step `step`: after the best model so far, lest a
+        resumed run begin beyond a model that nobody has kept."""
         optimizer = run.optimizer.state() if run.optimizer else {}
         generators = {name: generator.state() for name, generator in run.generators.items()}
         try:
             self.history.write()
         finally:  # the run matters more than its history
-            self._write(LAST, run, step, optimizer, generators)
+            self._keep_unkept()
+            content = self._content(run, step, False, optimizer, generators)
+            checkpoint.save(self.path / LAST, content)
         self.saved_step, self.saved_at, self.failed = step, time.perf_counter(), False
 
     def save_now_and_then(self, run: Run, step: int, every: int | None = None) -> OSError | None:
@@ -131,23 +136,44 @@ class Folder:
         try:
             self.save(run, step)
         except OSError as error:
-            self.saved_at, first, self.failed = now, not self.failed, True
-            return error if first else None
+            self.saved_at = now
+            return self._unless_known(error)
+        return None
+
+    def _unless_known(self, error):
+        first, self.failed = not self.failed, True
+        return error if first else None
+
+    def keep_best(self, run: Run, step: int) -> OSError | None:
+        """model.npz -> None, or the OSError of a failure that is not yet known. The next `save`
+        then tries again, with the model as it is now."""
+        try:
+            self.keep(run, step)
+        except OSError as error:
+            return self._unless_known(error)
         return None
 
     def keep(self, run: Run, step: int) -> Path:
         """model.npz -> its path."""
-        self._write(MODEL, run, step, {}, {})
+        packed = io.BytesIO()
+        checkpoint.write(packed, self._content(run, step, True, {}, {}))
+        self.unkept = packed.getvalue()
+        self._keep_unkept()
         return self.path / MODEL
 
-    def _write(self, name, run, step, optimizer, generators):
+    def _keep_unkept(self):
+        if self.unkept is not None:
+            content = self.unkept
+            checkpoint.write_whole(self.path / MODEL, lambda file: file.write(content))
+            self.unkept = None
+
+    def _content(self, run, step, settled, optimizer, generators):
         if not np.isfinite(run.model.data).all():
             raise Diverged(f"a parameter is no finite number after {step} steps")
         seconds = round(time.perf_counter() - self.began, 3)
-        meta = {"step": step, "best": run.best, "seconds": seconds, "settled": name == MODEL}
+        meta = {"step": step, "best": run.best, "seconds": seconds, "settled": settled}
         meta |= self.origin
-        content = checkpoint.Checkpoint(run.model, run.vocabulary, meta, optimizer, generators)
-        checkpoint.save(self.path / name, content)
+        return checkpoint.Checkpoint(run.model, run.vocabulary, meta, optimizer, generators)
 
 
 def command(name: str, path: str | Path) -> str:

@@ -147,11 +147,7 @@ def interrupt(rng):
 
 
 def fill(rng):
-    """No room for a while: RLIMIT_FSIZE, which a file cannot grow beyond, stands for the disk.
-
-    A best model that is found in just that while is not kept, so now and then a run of makemore
-    ends with another best one.
-    """
+    """No room for a while: RLIMIT_FSIZE, which a file cannot grow beyond, stands for the disk."""
 
     def disturb(process, wait):
         time.sleep(wait)

@@ -356,6 +356,27 @@ def test_no_checkpoint_is_overwritten_by_one_that_is_not_finite(tmp_path):
     assert not (tmp_path / "model.npz").exists()
 
 
+def test_a_best_model_that_could_not_be_kept_is_kept_by_a_later_save(tmp_path):
+    """Until then last.npz stays before it, from where a resumed run finds it again."""
+    with begun(tmp_path, "makemore-bigram") as (run, folder):
+        in_the_way = tmp_path / "model.npz.unfinished"
+        in_the_way.mkdir()
+        run.best = 2.5
+        best = run.model.data.copy()
+        assert folder.keep_best(run, 501).filename == str(tmp_path / "model.npz")
+        assert folder.keep_best(run, 501) is None  # said once
+        run.model.data += 1
+        with pytest.raises(OSError, match=r"model\.npz"):
+            folder.save(run, 600)
+        assert checkpoint.load(tmp_path / "last.npz").meta["step"] == 0
+        in_the_way.rmdir()
+        folder.save(run, 700)
+    kept, last = (checkpoint.load(tmp_path / name) for name in ("model.npz", "last.npz"))
+    assert (kept.meta["step"], last.meta["step"]) == (501, 700)
+    assert np.array_equal(kept.model.data, best)
+    assert np.array_equal(last.model.data, best + 1)
+
+
 # ---- history.csv
 
 
