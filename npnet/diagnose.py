@@ -24,6 +24,7 @@ from npnet.presets import PRESETS, Lecture, Preset
 
 SATURATED = 0.97
 MOST_POINTS = 2000
+GRADIENT = "gradient (nats per unit)"
 
 
 @dataclass(frozen=True)
@@ -192,8 +193,8 @@ def figures(
     drawn = {}
     for name, title, label, arrays in (
         ("activations", "Activations", "activation", outs),
-        ("gradients", "Gradients of the loss by the activations", "gradient", grads),
-        ("weight-gradients", "Gradients of the loss by the weights", "gradient", weights),
+        ("gradients", "Gradients of the loss by the activations", GRADIENT, grads),
+        ("weight-gradients", "Gradients of the loss by the weights", GRADIENT, weights),
     ):
         drawn[name] = _histograms(arrays)
         drawn[name].axes[0].set(title=f"{title}, step {step}", xlabel=label, ylabel="density")

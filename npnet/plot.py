@@ -5,6 +5,7 @@ first is made.
 """
 
 import csv
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ ROWS = 32  # examples in the map of dlogits, as in the lecture
 
 
 def figure_class() -> Any:
-    """matplotlib's Figure; a ValueError says how to install it."""
+    """matplotlib's Figure; a ValueError says how to install it. What it logs below errors, such as
+    that it looks for fonts, is not heard."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -30,10 +33,17 @@ def figure_class() -> Any:
 
 
 def colors(n: int) -> np.ndarray:
-    """n colours that can be told apart, in order."""
+    """n colours in order, from blue over green to red."""
     from matplotlib import colormaps
 
     return colormaps["turbo"](np.linspace(0.05, 0.95, n))
+
+
+def apart(n: int) -> np.ndarray:
+    """n colours that can be told apart, for what has no order."""
+    from matplotlib import colormaps
+
+    return colormaps["tab10"](range(n)) if n <= 10 else colors(n)
 
 
 def read_history(path: str | Path) -> dict[str, np.ndarray]:
@@ -83,7 +93,7 @@ def comparison(histories: dict[str, dict[str, np.ndarray]]) -> Any:
     """Name -> history: the running mean of the minibatches' loss, and where there is one the loss
     on words that were held out."""
     figure, axes = _axes(8, 4.8, "Loss while training", "step", "loss (nats per character)")
-    for (name, history), color in zip(histories.items(), colors(len(histories)), strict=True):
+    for (name, history), color in zip(histories.items(), apart(len(histories)), strict=True):
         seen = np.isfinite(history["batch_loss"])
         held_out = np.where(
             np.isfinite(history["val_loss"]), history["val_loss"], history["test_loss"]

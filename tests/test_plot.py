@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from command_line import npnet
 from configs import config_for
 
 from npnet import plot
@@ -64,6 +65,9 @@ def test_the_losses_are_drawn_where_they_are(tmp_path):
     assert lines["whole val set"].tolist() == [[50, 2.7], [100, 2.4]]
     assert lines["whole test set"].tolist() == [[100, 2.5]]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("step", "loss (nats per character)")
+    for n in (2, 12):
+        (axes,) = plot.comparison({f"run {k}": read for k in range(n)}).axes
+        assert len({line.get_color().tobytes() for line in axes.lines[: 2 * n]}) == n
     (axes,) = plot.comparison({"a": read, "b": read}).axes
     assert [text.get_text() for text in axes.get_legend().get_texts()][:2] == ["a", "b"]
 
@@ -162,6 +166,12 @@ def test_plot_leaves_pictures_beside_the_run(run, capsys, tmp_path):
     capsys.readouterr()
     assert main(["plot", str(run), "--word", "emma"]) == 2
     assert "a mlp has no attention to draw" in capsys.readouterr().err
+
+
+def test_what_matplotlib_says_about_its_fonts_is_no_second_line(run, tmp_path):
+    (tmp_path / "file").touch()  # no folder, so matplotlib keeps its cache elsewhere, and says so
+    done = npnet("plot", "-q", run, "-o", tmp_path, MPLCONFIGDIR=str(tmp_path / "file"))
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_evaluate_prints_what_training_printed(run, capsys, tmp_path):
