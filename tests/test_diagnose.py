@@ -3,16 +3,14 @@ published."""
 
 import os
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from command_line import ENVIRONMENT, bad, good
 from configs import config_for
 
 from npnet import diagnose
@@ -21,7 +19,6 @@ from npnet.models import BUILDERS, build
 from npnet.presets import PRESETS
 from npnet.random import TorchGenerator
 
-ROOT = Path(__file__).parent.parent
 CHAINS = ("mlp", "mlp_running", "mlp_deep", "mlp_makemore", "wavenet")
 NAMES = read_words()
 
@@ -242,20 +239,10 @@ def test_there_must_be_a_last_step(stop):
         diagnose.diagnose(replace(PRESETS["part3"], stop=stop), NAMES)
 
 
-def command(*arguments, **environment):
-    env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.run(
-        [sys.executable, "-m", "npnet", "diagnose", *arguments],
-        capture_output=True,
-        text=True,
-        env=env,
-    )
-
-
 def test_the_command_draws(tmp_path):
     matplotlib = pytest.importorskip("matplotlib.image")
-    done = command("-q", "--max-steps", "30", "--plot", tmp_path / "plots")
-    assert (done.returncode, done.stderr) == (0, "")
+    done = good("diagnose", "-q", "--max-steps", 30, "--plot", tmp_path / "plots")
+    assert done.stderr == ""
     assert len(table(done.stdout)) == 5 + 5 + 7
     files = {path.name for path in (tmp_path / "plots").iterdir()}
     assert files == {"activations.png", "gradients.png", "weight-gradients.png", "updates.png"}
@@ -283,11 +270,11 @@ def test_a_long_curve_is_thinned(monkeypatch, tmp_path):
 
 def test_without_matplotlib_it_says_what_to_install(tmp_path):
     (tmp_path / "matplotlib.py").write_text("raise ImportError('blocked')")
-    done = command("--plot", str(tmp_path / "plots"), PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr == 'npnet: pictures need matplotlib: pip install "npnet-trainer[plot]"\n'
-    assert not (tmp_path / "plots").exists()
+    plots = tmp_path / "plots"
+    first = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}"}
+    said = bad("diagnose", "--plot", plots, **first)
+    assert said == 'npnet: pictures need matplotlib: pip install "npnet-trainer[plot]"\n'
+    assert not plots.exists()
 
 
 @pytest.mark.parametrize(
@@ -301,6 +288,4 @@ def test_without_matplotlib_it_says_what_to_install(tmp_path):
     ],
 )
 def test_bad_input_is_one_line(arguments, message):
-    done = command(*arguments)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert message in done.stderr and done.stderr.count("\n") == 1
+    bad("diagnose", *arguments, says=message)
