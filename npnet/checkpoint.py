@@ -10,6 +10,7 @@ Nothing in it is evaluated. What numpy.savez never writes, such as a compressed 
 member, is refused.
 """
 
+import errno
 import io
 import json
 import math
@@ -94,13 +95,22 @@ def description(checkpoint: Checkpoint, entries: Iterable[str]) -> str:
     )
 
 
+def make_folder(path: Path) -> None:
+    """The folder and those above it, where they are not there. What is there and no folder is a
+    NotADirectoryError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, "Not a directory", str(path)) from error
+
+
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let `write` fill a new file, which then takes the name `path`, in a folder that is made where
     there is none. After a failure the new file is gone and the old one as it was; an OSError names
     `path`."""
     unfinished = path.with_name(path.name + ".unfinished")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         unfinished.unlink(missing_ok=True)
         try:
             with open(unfinished, "xb") as file:  # "x": not through a link that was put there

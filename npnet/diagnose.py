@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from npnet import ops, train
+from npnet.checkpoint import make_folder
 from npnet.layers import BatchNorm, Layer, Linear, Residual, Sequential, Tanh
 from npnet.models import Model
 from npnet.plot import colors, figure_class
@@ -147,7 +148,7 @@ def diagnose(
         raise ValueError(f"--max-steps must be at least 1 here, got {preset.stop}")
     if plot_dir:
         figure_class()
-        Path(plot_dir).mkdir(parents=True, exist_ok=True)
+        make_folder(Path(plot_dir))
     run = preset.prepare(words)
     chain(run.model)
     last = preset.last - 1

@@ -52,7 +52,7 @@ class Folder:
     def __enter__(self) -> "Folder":
         if self.resume and not (self.path / LAST).exists():
             raise ValueError(f"{self.path} holds no run to resume: there is no {LAST} in it")
-        self.path.mkdir(parents=True, exist_ok=True)
+        checkpoint.make_folder(self.path)
         self._lock = _locked(self.path)
         try:
             taken = [name for name in (LAST, MODEL) if (self.path / name).exists()]
@@ -311,7 +311,10 @@ def judged(meta: dict[str, Any], path: Path) -> tuple[Preset, int]:
         preset = restored(meta["preset"])
         step, best, seconds, settled = (meta[key] for key in ("step", "best", "seconds", "settled"))
         words, input_file = meta["words"], meta["input_file"]
-    except (KeyError, ValueError) as error:
+    except KeyError as error:  # npnet 0.1 wrote neither seconds nor settled
+        reason = f"not a run of npnet train, or one of npnet 0.1 ({error} is missing)"
+        raise checkpoint.CheckpointError(f"{path}: {reason}") from None
+    except ValueError as error:
         raise checkpoint.CheckpointError(f"{path}: not a run of npnet train ({error})") from None
     wrong = (
         not (type(step) is int and 0 <= step <= ENDLESS)

@@ -4,7 +4,6 @@ Every function takes what it draws and returns a matplotlib Figure; matplotlib i
 first is made.
 """
 
-import csv
 import logging
 import math
 from pathlib import Path
@@ -13,12 +12,14 @@ from typing import Any
 import numpy as np
 
 from npnet import ops
-from npnet.data import Vocabulary, build_dataset, build_sequences
+from npnet.data import Vocabulary, build_dataset, build_sequences, open_regular
+from npnet.folder import COLUMNS
 from npnet.layers import CausalAttention, Embedding
 from npnet.models import Model
 
 BLUE, ORANGE, GREEN, GREY = "#2266aa", "#d95f02", "#1b8a5a", "#9aa5b1"
 ROWS = 32  # examples in the map of dlogits, as in the lecture
+LARGEST_CELL = 1e40  # of a history; no float32 is larger
 
 
 def figure_class() -> Any:
@@ -49,12 +50,15 @@ def apart(n: int) -> np.ndarray:
 def read_history(path: str | Path) -> dict[str, np.ndarray]:
     """history.csv as column -> array, NaN where a cell is empty."""
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            header, *rows = csv.reader(file)
-        cells = np.array([[float(cell or "nan") for cell in row] for row in rows])
-        columns = dict(zip(header, cells.T, strict=True))
-        columns["step"]
-    except (KeyError, ValueError) as error:
+        with open_regular(path) as file:
+            header, *lines = file.read().decode().splitlines()
+        if header != COLUMNS or not lines:
+            raise ValueError
+        cells = np.array([[float(cell or "nan") for cell in line.split(",")] for line in lines])
+        columns = dict(zip(COLUMNS.split(","), cells.T, strict=True))
+        if not np.isfinite(columns["step"]).all() or (np.abs(cells) > LARGEST_CELL).any():
+            raise ValueError
+    except ValueError as error:
         raise ValueError(f"{path}: not the history of a run, or an empty one") from error
     return columns
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from npnet import checkpoint, score
 from npnet import folder as folders
-from npnet.data import read_words
+from npnet.data import NAMES, read_words
 from npnet.progress import Console
 
 
@@ -15,7 +15,7 @@ def evaluate(args: Namespace, console: Console) -> int:
     if args.input_file:
         parts = {"words": read_words(args.input_file)}
     else:
-        parts = trained.preset.parts(_own_words(trained))
+        parts = trained.preset.parts(_own_words(trained, "; -i FILE names others"))
     found = {name: _evaluated(trained, name, words, console) for name, words in parts.items()}
     print(*score.table(found), sep="\n")
     if args.per_word:
@@ -23,9 +23,10 @@ def evaluate(args: Namespace, console: Console) -> int:
     return 0
 
 
-def _own_words(trained):
+def _own_words(trained, advice):
     if trained.words is None:
-        raise ValueError(f"the words of {trained.path} are gone; -i FILE names others")
+        source = trained.meta["input_file"] or NAMES
+        raise ValueError(f"the words of {trained.path} are gone or changed, {source}{advice}")
     return trained.words
 
 
@@ -41,9 +42,10 @@ def compare(args: Namespace, console: Console) -> int:
     plot.figure_class()
     trained = {name: folders.open_model(name) for name in args.folders}
     histories = {name: plot.read_history(Path(name) / folders.HISTORY) for name in trained}
+    words = {name: _own_words(t, "") for name, t in trained.items()}
     print(f"{'run':<20} {'model':<12} {'parameters':>10} {'steps':>9}  loss on whole sets")
     for name, t in trained.items():
-        parts = t.preset.parts(_own_words(t))
+        parts = t.preset.parts(words[name])
         losses = [f"{n} {_evaluated(t, n, w, console).loss:.4f}" for n, w in parts.items()]
         sizes = f"{t.model.data.size:>10,} {t.step:>9,}"
         print(f"{name:<20} {t.preset.kind:<12} {sizes}  {'  '.join(losses)}")
@@ -59,7 +61,8 @@ def plot(args: Namespace, console: Console) -> int:
     trained = folders.open_model(args.model, args.input_file)
     target = Path(args.output or trained.path.parent)
     model, vocabulary = trained.model, trained.vocabulary
-    words = trained.preset.parts(_own_words(trained))["train"]
+    words = _own_words(trained, "; if they have moved, -i FILE finds them")
+    words = trained.preset.parts(words)["train"]
     word = words[0] if args.word is None else args.word
     drawn = {
         "embedding": lambda: pictures.embedding(model, vocabulary),
@@ -68,7 +71,8 @@ def plot(args: Namespace, console: Console) -> int:
     }
     history = trained.path.parent / folders.HISTORY
     if history.exists():
-        drawn["loss"] = lambda: pictures.loss_curves(pictures.read_history(history))
+        curves = pictures.read_history(history)
+        drawn["loss"] = lambda: pictures.loss_curves(curves)
     if args.word is not None or pictures.attention_layers(model):
         drawn["attention"] = lambda: pictures.attention(model, vocabulary, word)
     for name, draw in drawn.items():

@@ -286,6 +286,11 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_first_step(names,
     assert {path.name for path in tmp_path.iterdir()} <= {".lock", "history.csv"}
 
 
+def test_a_file_is_no_folder(names):
+    bad("train", "-i", names, "-o", names, says=f"{names}: Not a directory")
+    bad("train", "-i", names, "-o", names / "x", says=f"{names / 'x'}: Not a directory")
+
+
 def test_a_second_run_in_a_folder_is_refused_while_the_first_lives(names, tmp_path):
     out = tmp_path / "out"
     first = ["train", "-i", names, "--preset", "part3", "-o", out]
@@ -444,6 +449,16 @@ def test_a_folder_gives_the_model_of_the_newest_run(tmp_path):
     assert np.array_equal(norm.running_mean, settled.running_mean)
     (tmp_path / "words.txt").unlink()
     with pytest.raises(ValueError, match="-i FILE"):
+        open_model(tmp_path)
+
+
+def test_a_run_of_the_first_version_is_refused_as_such(tmp_path):
+    with begun(tmp_path):
+        pass
+    saved = checkpoint.load(tmp_path / "last.npz")
+    del saved.meta["seconds"], saved.meta["settled"]
+    checkpoint.save(tmp_path / "last.npz", saved)
+    with pytest.raises(ValueError, match=r"or one of npnet 0\.1 \('seconds' is missing\)"):
         open_model(tmp_path)
 
 
