@@ -98,7 +98,8 @@ def _parsers(commands, results):
 
     def command(run, add_flags, help, **options):
         name = run.__name__
-        p = subparsers[name] = group.add_parser(name, help=help, **options)
+        about = f"{help[0].upper()}{help[1:]}."
+        p = subparsers[name] = group.add_parser(name, help=help, description=about, **options)
         p.set_defaults(command=run)
         add_flags(p)
         p.add_argument("-q", "--quiet", action="store_true", help="no progress lines")

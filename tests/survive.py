@@ -7,6 +7,7 @@ whether any list of arguments ends in a way that is documented.
     python tests/survive.py writers 20      a second run in the same folder
     python tests/survive.py arguments 3000  random flags with random values
     python tests/survive.py memory          whether it grows over 200,000 steps
+    python tests/survive.py lists 1000000   what a long list takes until the first step
 
 After every interruption the run goes on by the command that npnet printed. In the end parameters,
 optimiser, random streams, history, printed lines and words must be those of a run that nobody
@@ -27,6 +28,8 @@ import time
 from pathlib import Path
 
 from command_line import ENVIRONMENT, WORDS, command, good, heed_signals, same_runs, start
+
+from npnet.presets import PRESETS
 
 MODELS = {
     "notebook": ["--max-steps", 1500],
@@ -373,9 +376,35 @@ def memory(steps=200_000, report=print):
     return found
 
 
+def lists(n, report=print):
+    """Seconds of processor time and MB that each model has taken when it prints the loss of its
+    first step on n words; part1 takes no step, and prints when it has counted."""
+    rng = random.Random(0)
+    names = WORDS.split("\n")
+    presets = [name for name in PRESETS if name.startswith(("part", "microgpt"))]
+    flags = {name: ["--preset", name] for name in presets} | {"notebook": ["--max-steps", 10]}
+    flags |= {name: ["--type", name] for name in USUAL["--type"]}
+    found = {}
+    with tempfile.TemporaryDirectory() as place:
+        words = Path(place) / "words.txt"
+        words.write_text("\n".join(rng.choice(names) + rng.choice(names)[:3] for _ in range(n)))
+        report(f"lists: {n:,} words, {words.stat().st_size / 1e6:.1f} MB")
+        for name, given in flags.items():
+            with start("train", "-q", "-i", words, *given, stdout=subprocess.PIPE) as process:
+                process.stdout.readline()
+                stat = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+                status = Path(f"/proc/{process.pid}/status").read_text()
+                process.kill()
+            seconds = (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+            found[name] = seconds, int(re.search(r"VmHWM:\s+(\d+)", status)[1]) // 1000
+            report(f"lists: {name:<12} {seconds:5.2f} s  {found[name][1]:5} MB")
+    return found
+
+
 if __name__ == "__main__":
     what, *number = sys.argv[1:]
-    if what in ("kills", "signals", "disks"):
-        survive(what, int(number[0]))
+    whole = {"writers": writers, "arguments": arguments, "memory": memory, "lists": lists}
+    if what in whole:
+        whole[what](*map(int, number))
     else:
-        {"writers": writers, "arguments": arguments, "memory": memory}[what](*map(int, number))
+        survive(what, int(number[0]))
