@@ -20,7 +20,7 @@ from npnet import ops, train
 from npnet.checkpoint import make_folder
 from npnet.layers import BatchNorm, Layer, Linear, Residual, Sequential, Tanh
 from npnet.models import Model
-from npnet.plot import colors, figure_class
+from npnet.plot import colors, figure_class, save
 from npnet.presets import PRESETS, Lecture, Preset
 
 SATURATED = 0.97
@@ -175,9 +175,7 @@ def diagnose(
         stage("drawing the pictures")
         print()
         for name, figure in figures(run.model, tanhs, sizes, last).items():
-            path = Path(plot_dir) / f"{name}.png"
-            figure.savefig(path, dpi=120)
-            print(f"saved to {path}")
+            save(figure, Path(plot_dir) / f"{name}.png")
 
 
 def figures(

@@ -6,12 +6,14 @@ first is made.
 
 import logging
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from npnet import ops
+from npnet.checkpoint import write_whole
 from npnet.data import Vocabulary, build_dataset, build_sequences, open_regular
 from npnet.folder import COLUMNS
 from npnet.layers import CausalAttention, Embedding
@@ -31,6 +33,15 @@ def figure_class() -> Any:
     except ImportError as error:
         raise ValueError('pictures need matplotlib: pip install "npnet-trainer[plot]"') from error
     return Figure
+
+
+def save(figure: Any, path: str | Path) -> None:
+    """The figure as a file of the kind that its name ends in, and a line that says so."""
+    path = Path(path)
+    with warnings.catch_warnings():  # a character that the font lacks is drawn as a box
+        warnings.simplefilter("ignore", UserWarning)
+        write_whole(path, lambda file: figure.savefig(file, format=path.suffix[1:], dpi=150))
+    print(f"saved to {path}")
 
 
 def colors(n: int) -> np.ndarray:

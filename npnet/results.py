@@ -1,6 +1,5 @@
 """What the commands do that look at a finished run: evaluate, compare, plot, export."""
 
-import warnings
 from argparse import Namespace
 from pathlib import Path
 
@@ -49,7 +48,7 @@ def compare(args: Namespace, console: Console) -> int:
         losses = [f"{n} {_evaluated(t, n, w, console).loss:.4f}" for n, w in parts.items()]
         sizes = f"{t.model.data.size:>10,} {t.step:>9,}"
         print(f"{name:<20} {t.preset.kind:<12} {sizes}  {'  '.join(losses)}")
-    _save_figure(plot.comparison(histories), args.output)
+    plot.save(plot.comparison(histories), args.output)
     return 0
 
 
@@ -77,18 +76,8 @@ def plot(args: Namespace, console: Console) -> int:
         drawn["attention"] = lambda: pictures.attention(model, vocabulary, word)
     for name, draw in drawn.items():
         console.stage(f"drawing {name}")
-        _save_figure(draw(), target / f"{name}.{args.format}")
+        pictures.save(draw(), target / f"{name}.{args.format}")
     return 0
-
-
-def _save_figure(figure, path):
-    path = Path(path)
-    with warnings.catch_warnings():  # a character that the font lacks is drawn as a box
-        warnings.simplefilter("ignore", UserWarning)
-        checkpoint.write_whole(
-            path, lambda file: figure.savefig(file, format=path.suffix[1:], dpi=150)
-        )
-    print(f"saved to {path}")
 
 
 def export(args: Namespace, console: Console) -> int:

@@ -3,6 +3,7 @@ published."""
 
 import os
 import re
+import resource
 from dataclasses import replace
 from itertools import pairwise
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from command_line import ENVIRONMENT, bad, good
+from command_line import ENVIRONMENT, bad, good, start
 from configs import config_for
 
 from npnet import diagnose
@@ -249,6 +250,17 @@ def test_the_command_draws(tmp_path):
     for name in files:
         image = matplotlib.imread(tmp_path / "plots" / name)
         assert image.shape[0] > 400 and image.shape[1] > 1000 and image[..., :3].std() > 0.05
+
+
+def test_a_picture_without_room_is_named_and_leaves_nothing(tmp_path):
+    pytest.importorskip("matplotlib")
+    limit = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, -1))}
+    flags = ["diagnose", "-q", "--max-steps", 2, "--plot", tmp_path]
+    with start(*flags, **limit) as process:
+        said = process.stderr.read()
+    assert process.returncode == 2
+    assert said == f"npnet: {tmp_path / 'activations.png'}: File too large\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_curve_of_one_step_is_drawn(tmp_path):
