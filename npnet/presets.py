@@ -10,21 +10,26 @@ import hashlib
 import math
 import os
 import reprlib
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from npnet.data import DataError, split
+from npnet.data import NAMES, DataError, read_words, split
 from npnet.models import BUILDERS, Config
 from npnet.random import TorchGenerator
 from npnet.runs import BigramRun, LectureRun, MakemoreRun, MicrogptRun, NotebookRun, Run
+from npnet.text import PLAY, Text, read_text, split_text
+from npnet.text_runs import ShakespeareBigramRun, ShownTextRun, TextRun
 
 LECTURE_SEED = 2147483647
 NOTEBOOK_STEPS = 40000  # more than that, and the validation loss rises again
 ENDLESS = 1 << 62
 # The fingerprint of makemore's list, to which the published figures belong.
 MAKEMORE_NAMES = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
-OPTIONAL = ("stop", "drop_at", "names_seed", "top_k")  # a whole number or None
+# And that of the lectures' text.
+TINY_SHAKESPEARE = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 LEAST = {
+    "block_size": 1, "eval_every": 1, "eval_batches": 1, "characters": 0,
     "steps": -1, "stop": -1, "drop_at": 0, "log_every": 1, "batch_size": 1, "top_k": 1,
     "learning_rate": 0, "weight_decay": 0, "seed": -(2**63), "names_seed": -(2**63),
 }  # fmt: skip
@@ -38,6 +43,11 @@ class Preset:
 
     settings: ClassVar[tuple[str, ...]] = ("seed", "batch_size", "learning_rate")
     settles: ClassVar = False  # the model needs its words once more after the last step
+    unit: ClassVar = "words"
+    read: ClassVar[Callable[..., Any]] = staticmethod(read_words)
+    default_file: ClassVar = NAMES
+    # The fingerprint and the name of what the published figures belong to, if there are any.
+    original: ClassVar[tuple[str, str] | None] = (MAKEMORE_NAMES, "the names.txt of makemore")
     name: str
     about: str
     kind: str
@@ -127,6 +137,8 @@ class Lecture(Preset):
 class Notebook(Lecture):
     """The same, shown as it learns."""
 
+    original = None
+
     def prepare(self, words):
         return NotebookRun(self, words)
 
@@ -180,6 +192,53 @@ class Microgpt(Preset):
 
     def prepare(self, words):
         return MicrogptRun(self, words)
+
+
+@dataclass(frozen=True)
+class RunningText(Preset):
+    """Random windows of a text, AdamW, and a look at it as it learns.
+
+    Every eval_every steps (None: never), and at the last one, the mean loss of eval_batches batches
+    of each part is taken, drawn from the run's own generator, before the step's own batch, or with
+    batch_first as in nanoGPT after it. Every log_every steps the loss of the step is printed.
+    """
+
+    settings = (*Preset.settings, "block_size", "weight_decay")
+    unit = "characters"
+    read = staticmethod(read_text)
+    default_file = PLAY
+    original: ClassVar[tuple[str, str] | None] = None
+    block_size: int = 64
+    weight_decay: float = 0.01
+    eval_every: int | None = 500
+    eval_batches: int = 20
+    batch_first: bool = False
+    log_every: int | None = None
+    characters: int = 500  # drawn in the end
+
+    def prepare(self, text) -> Run:
+        return ShownTextRun(self, text)
+
+    def parts(self, text):
+        return split_text(text, self.block_size)
+
+
+@dataclass(frozen=True)
+class Shakespeare(RunningText):
+    """A published run on Tiny Shakespeare, which prints what the original prints."""
+
+    original = (TINY_SHAKESPEARE, "tinyshakespeare")
+
+    def prepare(self, text):
+        return TextRun(self, text)
+
+
+@dataclass(frozen=True)
+class ShakespeareBigram(Shakespeare):
+    """The beginning of lecture 7: a bigram model before and after training."""
+
+    def prepare(self, text):
+        return ShakespeareBigramRun(self, text)
 
 
 def _bytes_per_example(kind, c):
@@ -238,6 +297,10 @@ _PRESETS = (
     _makemore("gru", "a gated recurrent network"),
     _makemore("lstm", "long short-term memory, which makemore's README names and its code lacks"),
     _makemore("transformer", "a GPT"),
+    ShakespeareBigram(
+        "part7-bigram", "lecture 7: a bigram model of running text",
+        "bigram", 1337, 10000, 1e-3, block_size=8, eval_every=None, log_every=1000, characters=300,
+    ),
     Microgpt(
         "microgpt", "microgpt: a GPT in plain Python",
         "microgpt", 42, 1000, 0.01, batch_size=1, n_layer=1, n_embd=16,
@@ -279,7 +342,7 @@ def restored(saved):
         value, known = saved.get(field.name), getattr(preset, field.name)
         if field.name == "splits" and isinstance(value, list):
             value = tuple(value)
-        optional = field.name in OPTIONAL and (value is None or type(value) is int)
+        optional = field.type == int | None and (value is None or type(value) is int)
         fixed = field.name in ("name", "kind", "splits")
         if (fixed and value != known) or not (optional or type(value) is type(known)):
             raise ValueError(f"the checkpoint's preset has {field.name} = {reprlib.repr(value)}")
@@ -287,6 +350,9 @@ def restored(saved):
     return replace(preset, **values)
 
 
-def fingerprint(words):
-    """The SHA-256 of the words, one a line, in hexadecimal."""
+def fingerprint(data):
+    """The SHA-256 of a Text, or of words, one a line, in hexadecimal."""
+    if isinstance(data, Text):
+        return data.fingerprint
+    words = data
     return hashlib.sha256("\n".join(words).encode()).hexdigest()

@@ -1,6 +1,7 @@
-"""Drawing words from a model, one position at a time: each layer keeps what it needs of the
-positions before."""
+"""Drawing words and running text from a model, one position at a time: each layer keeps what it
+needs of the positions before."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -122,6 +123,32 @@ def draw_in_turn(
     """n words, one after the other, as the lectures draw them."""
     words = (draw(model, vocabulary, choose, 1, max_length=max_length) for _ in range(n))
     return [word for (word,) in words]
+
+
+def continued(model: Model, choose: Chooser, context: np.ndarray, n: int) -> Iterator[int]:
+    """The n ids that follow the ids of `context`, at least one, each as soon as it is drawn.
+
+    A model with positions is asked about the last block_size ids, numbered from the first of them
+    as in training. While they fit, its layers keep what they need; from then on every id has a new
+    number at each step, and all of them are computed again. The other models have no such bound:
+    what is recurrent has seen all that came before, what reads a window sees the window.
+    """
+    limit = model.config.block_size
+    state = model.start(1, limit)
+    ids = deque(context.tolist(), limit)
+    for number in ids if model.positional else context.tolist():
+        logits = model.step(np.array([number]), state)
+    seen = len(ids)
+    for left in range(n, 0, -1):
+        ids.append(int(choose(logits)[0]))
+        yield ids[-1]
+        if left == 1:
+            return
+        seen += 1
+        if model.positional and seen > limit:
+            logits = model.logits(np.array([ids]))[:, -1]
+        else:
+            logits = model.step(np.array([ids[-1]]), state)
 
 
 def sort_by_novelty(

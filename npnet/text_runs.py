@@ -1,0 +1,110 @@
+"""Runs on running text, as npnet.runs has them for words."""
+
+import numpy as np
+
+from npnet.models import build
+from npnet.optim import AdamW, constant
+from npnet.random import TorchGenerator
+from npnet.runs import Run, require_finite
+from npnet.sample import chooser, continued
+from npnet.text import random_windows
+
+
+class TextRun(Run):
+    """One generator draws everything: the model, the batches, and those of the evaluations."""
+
+    def __init__(self, preset, text):
+        super().__init__(preset)
+        self.vocabulary = text.vocabulary
+        self.data = preset.parts(text)
+        self.generator = TorchGenerator(preset.seed)
+        self.generators = {"generator": self.generator}
+        self.model = self._model()
+        self.optimizer = AdamW(self.model.data, self.model.grad, weight_decay=preset.weight_decay)
+        self.schedule = constant(preset.learning_rate)
+
+    def _model(self):
+        preset = self.preset
+        config = preset.config(len(self.vocabulary), preset.block_size)
+        return build(preset.kind, config, self.generator)
+
+    def batches(self, start):
+        """The evaluation at a step comes before its update, so it is here."""
+        for step in range(start, self.preset.last):
+            self.evaluation = {}
+            if self.preset.batch_first:
+                batch = self.batch("train")
+                self._look(step)
+            else:
+                self._look(step)
+                batch = self.batch("train")
+            yield batch
+
+    def batch(self, part):
+        """A minibatch of that part, for the model's kind of output."""
+        x, y = random_windows(
+            self.data[part], self.preset.block_size, self.preset.batch_size, self.generator
+        )
+        return x, (y[:, -1] if self.model.windowed else y)
+
+    def _look(self, step):
+        every = self.preset.eval_every
+        if every is None or (step % every and step != self.preset.steps - 1):
+            return
+        self.evaluate()
+        losses = ", ".join(f"{name} loss {loss:.4f}" for name, loss in self.evaluation.items())
+        print(f"step {step}: {losses}", flush=True)
+
+    def evaluate(self):
+        """The mean loss of eval_batches batches of each part."""
+        for part in self.data:
+            losses = [self.model.loss(*self.batch(part)) for _ in range(self.preset.eval_batches)]
+            loss = float(np.mean(losses, dtype=np.float32))
+            require_finite(part, loss)
+            self.evaluation[part] = loss
+
+    def report(self, step, loss, seconds):
+        every = self.preset.log_every
+        if every is not None and step % every == 0:
+            print(f"iter {step}: loss {loss:.4f}, time {seconds * 1000:.2f}ms", flush=True)
+
+    def finish(self):
+        if self.preset.characters:
+            print(self.text(self.preset.characters))
+
+    def text(self, n, generator=None):
+        """n characters drawn after the first one of the vocabulary, a newline in most texts."""
+        choose = chooser(generator or self.generator)
+        drawn = continued(self.model, choose, np.zeros(1, np.int64), n)
+        return self.vocabulary.decode(list(drawn))
+
+
+class ShakespeareBigramRun(TextRun):
+    """The batch that the lecture looks at first is drawn from the seed on its own, and so is the
+    model; training goes on from where the first hundred characters left the generator."""
+
+    def _model(self):
+        self.first = self._first_batch()
+        model = super()._model()
+        table = model.parameters()["logits.weight"]
+        table[...] = self.generator.normal(0.0, 1.0, table.shape, table.dtype)
+        return model
+
+    def _first_batch(self):
+        generator = TorchGenerator(self.preset.seed)
+        return random_windows(self.data["train"], self.preset.block_size, 4, generator)
+
+    def batches(self, start):
+        if start == 0:
+            print(f"loss before training {self.model.loss(*self.first):.4f}")
+            print(self.text(100), flush=True)
+        yield from super().batches(start)
+
+    def report(self, step, loss, seconds):
+        if (step + 1) % self.preset.log_every == 0:
+            print(f"step {step}: loss {float(loss)}", flush=True)
+
+
+class ShownTextRun(TextRun):
+    """The same with a line of text at each evaluation, and in the end the losses on the whole of
+    both parts."""
