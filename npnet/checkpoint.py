@@ -29,11 +29,13 @@ import numpy as np
 from npnet.data import Vocabulary, open_regular
 from npnet.models import Config, Model, build, parameter_count
 from npnet.random import TorchGenerator
+from npnet.text import TEXT, WORDS
 
 FORMAT = "npnet-1"
 LARGEST_DIRECTORY = 2 << 20
 LARGEST_META = 8 << 20
 LARGEST_GENERATOR = 1 << 16
+VOCABULARIES = {data.name: data.vocabulary for data in (WORDS, TEXT)}
 FOREIGN = "not a complete .npz file; expected a model saved by npnet train"
 HEADER = re.compile(
     rb"\{'descr': '([<>|][a-zA-Z]\d+)', 'fortran_order': False, 'shape': \(([\d, ]*)\), \} *\n"
@@ -83,11 +85,14 @@ def write(file: BinaryIO, checkpoint: Checkpoint) -> None:
 
 def description(checkpoint: Checkpoint, entries: Iterable[str]) -> str:
     """The JSON text that says what a file with these entries holds."""
+    vocabulary = type(checkpoint.vocabulary)
+    data = next(name for name, known in VOCABULARIES.items() if known is vocabulary)
     return json.dumps(
         {
             "format": FORMAT,
             "kind": checkpoint.model.kind,
             "config": asdict(checkpoint.model.config),
+            "data": data,
             "characters": checkpoint.vocabulary.characters,
             "run": checkpoint.meta,
             "entries": list(entries),
@@ -175,11 +180,12 @@ def _checkpoint(file: BinaryIO) -> Checkpoint:
 def described(head: dict[str, Any], size: int) -> tuple[Model, Vocabulary]:
     """(model, vocabulary) by the head of a file of `size` bytes, every number still to be filled
     in. Sizes for which the file has no room are a ValueError before a model is built."""
-    config, vocabulary = _config(head["config"]), Vocabulary(head["characters"])
+    if head["data"] not in VOCABULARIES:
+        raise ValueError(f"data is {shown(head['data'])}; there are {', '.join(VOCABULARIES)}")
+    config, vocabulary = _config(head["config"]), VOCABULARIES[head["data"]](head["characters"])
     if vocabulary.characters != head["characters"] or len(vocabulary) != config.vocab_size:
-        raise ValueError(
-            f"{shown(head['characters'])} are not {config.vocab_size - 1} characters in order"
-        )
+        n = config.vocab_size - len(vocabulary.boundary)
+        raise ValueError(f"{shown(head['characters'])} are not {n} characters in order")
     needed = parameter_count(head["kind"], config) * np.dtype(config.dtype).itemsize
     if needed > size:
         raise ValueError(f"its sizes ask for {needed:,} bytes of parameters, more than it has")
@@ -265,9 +271,11 @@ def parsed(text: str) -> dict[str, Any]:
         raise ValueError("its description is no JSON object")
     if head.get("format") != FORMAT:
         raise ValueError(f"format {shown(head.get('format'))}; this npnet reads {FORMAT!r}")
+    head.setdefault("data", "words")  # npnet 0.1 knew no other
     for name, kind in (
         ("kind", str),
         ("config", dict),
+        ("data", str),
         ("characters", str),
         ("run", dict),
         ("entries", list),

@@ -8,15 +8,18 @@ from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from npnet import folder as folders
-from npnet.data import NAMES, read_words
-from npnet.presets import ENDLESS, LECTURE_SEED, MAKEMORE_NAMES, PRESETS, fingerprint, named
+from npnet.presets import ENDLESS, LECTURE_SEED, PRESETS, TEXT_RUN, fingerprint, named
 from npnet.progress import Console, Interrupted
 from npnet.random import TorchGenerator
-from npnet.sample import generate, mark_words
+from npnet.sample import chooser, continued, generate, mark_words
+from npnet.text import TEXT, WORDS, visible
 from npnet.train import Diverged
 
 MOST_AT_ONCE = 1000  # words drawn side by side by `sample`
+LARGEST_PROMPT = 1_000_000  # bytes
 
 
 def presets_text() -> str:
@@ -36,23 +39,28 @@ def train(args: Namespace, console: Console) -> int:
         raise ValueError(f"{' and '.join(map(_spelled, exclusive))} exclude each other")
     if args.sample_only:
         return _sample_only(args, console)
+    if isinstance(args.text, str):
+        if args.input_file:
+            raise ValueError("--text FILE and --input-file exclude each other")
+        args.input_file = args.text
     if args.resume:
         new = None
     else:
-        new = _chosen_preset(args), _words(args.input_file or NAMES, console), args.input_file
+        preset = _chosen_preset(args)
+        new = preset, _read(preset, args.input_file, console), args.input_file
     with contextlib.ExitStack() as stack:
         folder = saved = None
         if args.work_dir:
             folder = stack.enter_context(folders.Folder(args.work_dir, args.resume, args.overwrite))
             console.stdout.survives = True
             saved = folder.load() if args.resume else None
-        preset, words, source = new or _resumed(args, saved, console)
+        preset, data, source = new or _resumed(args, saved, console)
         console.stage("preparing")
-        run = preset.prepare(words)
+        run = preset.prepare(data)
         run.stage = lambda what: console.stage(what).advance
         with console.deferred():
-            start = folder.begin(run, words, source, saved) if folder else 0
-        _announce(run, words, source, start, console)
+            start = folder.begin(run, data, source, saved) if folder else 0
+        _announce(run, data, source, start, console)
         try:
             _carry_out(run, start, folder, args.save_every, console)
         except FloatingPointError as error:
@@ -145,26 +153,33 @@ class Losses:
         return self.mean > 1.5 * max(self.first, math.log(V))
 
 
-def _words(path, console):
+def _read(preset, path, console):
+    path = path or preset.data.default_file
     console.stage(f"reading {Path(path).name}")
-    return read_words(path)
+    return preset.data.read(path)
 
 
 def _chosen_preset(args):
     if args.preset and args.type:
         raise ValueError("--preset and --type exclude each other")
+    family = "makemore-" if args.text is None else "text-"
     if args.type:
-        types = [name.removeprefix("makemore-") for name in PRESETS if name.startswith("makemore-")]
+        types = [name.removeprefix(family) for name in PRESETS if name.startswith(family)]
         if args.type not in types:
             raise ValueError(
                 f"unknown type {args.type!r}; there are {', '.join(types)} (see npnet train --help)"
             )
-        return _with_flags(named(f"makemore-{args.type}", args.max_steps), args)
-    return _with_flags(named(args.preset or "notebook", args.max_steps), args)
+    usual = "notebook" if args.text is None else TEXT_RUN
+    name = family + args.type if args.type else args.preset or usual
+    preset = _with_flags(named(name, args.max_steps), args)
+    if args.text is not None and preset.data is not TEXT:
+        raise ValueError(f"--text has no meaning in {preset.name}, which reads a list of words")
+    return preset
 
 
 FLAGS = (
     "seed",
+    "block_size",
     "batch_size",
     "learning_rate",
     "weight_decay",
@@ -190,6 +205,8 @@ def _spelled(flag):
 def _agree(args, preset, but):
     """Refuse flags that say something else than the run in --work-dir, a `preset`, was started
     with."""
+    if args.text is not None and preset.data is not TEXT:
+        raise ValueError(f"the run in {args.work_dir} is on a list of words, not on a text")
     if (args.preset or args.type) and _chosen_preset(args).name != preset.name:
         raise ValueError(f"the run in {args.work_dir} is {preset.name}, which no flag can change")
     if _with_flags(preset, args) != preset:
@@ -197,42 +214,47 @@ def _agree(args, preset, but):
 
 
 def _resumed(args, saved, console):
-    """preset, words and their file (None: our own) of the run that left the checkpoint."""
+    """preset, words or text and their file (None: our own) of the run that left the checkpoint."""
     path = Path(args.work_dir) / folders.LAST
-    preset, _ = folders.judged(saved.meta, path)
+    preset, _ = folders.judged(saved, path)
     _agree(args, preset, "--resume takes only --max-steps")
     source = args.input_file or saved.meta["input_file"]
     try:
-        words = _words(source or NAMES, console)
+        data = _read(preset, source, console)
     except ValueError as error:
         if args.input_file:
             raise
-        raise ValueError(f"{error}; if the words have moved, -i FILE finds them") from None
-    if fingerprint(words) != saved.meta["words"]:
+        moved = "words have moved, -i FILE finds them"
+        if preset.data is TEXT:
+            moved = "text has moved, -i FILE finds it"
+        raise ValueError(f"{error}; if the {moved}") from None
+    if fingerprint(data) != saved.meta["words"]:
         raise ValueError(
-            f"{source or NAMES} has other words than the run in {args.work_dir} was started with"
+            f"{source or preset.data.default_file} is {preset.data.another} than the run in "
+            f"{args.work_dir} was started with"
         )
     return (
         (preset if args.max_steps is None else replace(preset, stop=args.max_steps)),
-        words,
+        data,
         source,
     )
 
 
-def _announce(run, words, source, start, console):
-    """One line on what is trained, one on where a resumed run stands, one on foreign words."""
+def _announce(run, data, source, start, console):
+    """One line on what is trained, one on where a resumed run stands, one on a foreign list or
+    text."""
     preset = run.preset
     lines = [
-        f"{preset.kind}: {run.model.data.size:,} parameters, {len(words):,} words "
-        f"from {Path(source or NAMES).name}"
+        f"{preset.kind}: {run.model.data.size:,} parameters, {len(data):,} {preset.data.unit} "
+        f"from {Path(source or preset.data.default_file).name}"
     ]
     if start:
         end = f" to {preset.last:,}" if preset.last < ENDLESS else ""
         lines.append(f"from step {start:,}{end}{_rates(run, start)}")
-    if preset.name != "notebook" and fingerprint(words) != MAKEMORE_NAMES:
+    if preset.original and fingerprint(data) != preset.original[0]:
         lines.append(
-            f"the published figures of {preset.name} belong to another list of words, "
-            "the names.txt of makemore"
+            f"the published figures of {preset.name} belong to {preset.data.another}, "
+            f"{preset.original[1]}"
         )
     if not console.progress.quiet:
         print(*lines, sep="\n", file=sys.stderr)
@@ -276,9 +298,8 @@ def _hint(folder):
 
 def sample(args: Namespace, console: Console) -> int:
     trained = folders.open_model(args.model, args.input_file)
-    _print_words(
-        trained, args.num_samples, args.seed, args.prompt, args.temperature, args.top_k, console
-    )
+    draw = _print_words if trained.preset.data is WORDS else _print_text
+    draw(trained, args.num_samples, args.seed, args.prompt, args.temperature, args.top_k, console)
     return 0
 
 
@@ -292,14 +313,19 @@ def _sample_only(args, console):
     _agree(args, trained.preset, "--sample-only takes only --seed and --top-k")
     top_k = None if top_k == -1 else top_k
     seed = LECTURE_SEED if seed is None else seed
-    _print_words(trained, 50, seed, "", 1.0, top_k, console)
+    if trained.preset.data is WORDS:
+        _print_words(trained, 50, seed, "", 1.0, top_k, console)
+    else:
+        _print_text(trained, None, seed, "", 1.0, top_k, console)
     return 0
 
 
 def _print_words(trained, n, seed, prompt, temperature, top_k, console):
-    """n words, marked "in train", "in test" or "new" where the words of its run are at hand."""
+    """n words (None: 20), marked "in train", "in test" or "new" where those of its run are at
+    hand."""
     generator = TorchGenerator(seed)
-    known = trained.words and trained.preset.divide(trained.words)
+    n = n or 20
+    known = trained.data and trained.preset.divide(trained.data)
     stage = console.stage("drawing words", n)
     for done in range(0, n, MOST_AT_ONCE):
 
@@ -316,14 +342,54 @@ def _print_words(trained, n, seed, prompt, temperature, top_k, console):
             top_k=top_k,
             watch=watch,
         )
-        if done == 0 and trained.path.name != folders.MODEL and not console.progress.quiet:
-            print(f"npnet: drawn from {trained.path}, of step {trained.step:,}", file=sys.stderr)
+        if done == 0:
+            _name_checkpoint(trained, console)
         if known is None:
             print(*words, sep="\n")
         else:
             for word, mark in mark_words(words, *known):
                 print(f"{word:<20} {mark}")
         stage.advance(done + len(words))
+
+
+def _name_checkpoint(trained, console):
+    """Say so where what is drawn does not come from a model that its run has finished."""
+    if trained.path.name != folders.MODEL and not console.progress.quiet:
+        print(f"npnet: drawn from {trained.path}, of step {trained.step:,}", file=sys.stderr)
+
+
+def _print_text(trained, n, seed, prompt, temperature, top_k, console):
+    """The prompt, "-" for standard input, and n characters (None: 500) as they are drawn."""
+    n = n or 500
+    prompt = _standard_input() if prompt == "-" else prompt
+    vocabulary = trained.vocabulary
+    context = vocabulary.encode(prompt) if prompt else np.array([vocabulary.start])
+    choose = chooser(TorchGenerator(seed), temperature, top_k)
+    terminal = console.stdout.isatty()
+    _name_checkpoint(trained, console)
+    print(visible(prompt) if terminal else prompt, end="", flush=True)
+    stage = console.stage("reading the prompt")
+    for done, number in enumerate(continued(trained.model, choose, context, n), 1):
+        if done == 1:
+            stage = console.stage("drawing characters", n)
+        character = vocabulary.itos[number]
+        print(visible(character) if terminal else character, end="", flush=True)
+        stage.advance(done)
+    print()
+
+
+def _standard_input():
+    """The prompt as it comes, its line ends included."""
+    data = sys.stdin.buffer.read(LARGEST_PROMPT + 1) if sys.stdin else b""
+    if len(data) > LARGEST_PROMPT:
+        raise ValueError(f"the prompt has more than {LARGEST_PROMPT:,} bytes")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        byte = data[error.start]
+        raise ValueError(
+            f"the prompt: byte 0x{byte:02x} at position {error.start:,} is not UTF-8"
+        ) from error
 
 
 # diagnose
@@ -334,6 +400,6 @@ def diagnose(args: Namespace, console: Console) -> int:
         from npnet import diagnose as diagnostics
 
     preset = named(args.preset, args.max_steps)
-    words = _words(args.input_file or NAMES, console)
+    words = _read(preset, args.input_file, console)
     diagnostics.diagnose(preset, words, args.plot, lambda what: console.stage(what).advance)
     return 0

@@ -14,13 +14,14 @@ import sys
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from npnet import checkpoint
-from npnet.data import NAMES, DataError, read_words
+from npnet.data import DataError
 from npnet.models import Model
 from npnet.presets import ENDLESS, Preset, fingerprint, restored
 from npnet.runs import Run
@@ -76,7 +77,7 @@ class Folder:
     def begin(
         self,
         run: Run,
-        words: list[str],
+        data: Any,
         input_file: str | Path | None,
         saved: checkpoint.Checkpoint | None = None,
     ) -> int:
@@ -90,7 +91,7 @@ class Folder:
         self.origin = {
             "preset": asdict(run.preset),
             "input_file": input_file and str(Path(input_file).resolve()),
-            "words": fingerprint(words),
+            "words": fingerprint(data),
         }
         self.began = time.perf_counter() - seconds
         self.every = max(1, run.preset.steps // 1000) if run.preset.steps >= 0 else ENDLESS_EVERY
@@ -256,15 +257,33 @@ class History:
 
 @dataclass
 class Trained:
-    """A model as its run left it. words are those it was trained on, None where they are gone."""
+    """A model as its run left it."""
 
     path: Path
     model: Model
     vocabulary: Any
     preset: Any
     step: int
-    words: list[str] | None
     meta: dict
+    input_file: str | None
+
+    @cached_property
+    def data(self) -> Any:
+        """The words or the text that it was trained on, from input_file if one was named; None
+        where they are gone."""
+        path = self.input_file or self.meta["input_file"] or self.preset.data.default_file
+        try:
+            data = self.preset.data.read(path)
+        except DataError:
+            if self.input_file:
+                raise
+            return None
+        if fingerprint(data) == self.meta["words"]:
+            return data
+        if self.input_file:
+            another = self.preset.data.another
+            raise ValueError(f"{self.input_file} is {another} than the model was trained on")
+        return None
 
 
 def open_model(path: str | Path, input_file: str | None = None) -> Trained:
@@ -275,17 +294,16 @@ def open_model(path: str | Path, input_file: str | None = None) -> Trained:
     """
     place = Path(path)
     path, saved = _newest(place) if place.is_dir() else (place, checkpoint.load(place))
-    preset, step = judged(saved.meta, path)
-    words = _training_words(saved.meta, input_file)
-    model = saved.model
+    preset, step = judged(saved, path)
+    trained = Trained(path, saved.model, saved.vocabulary, preset, step, saved.meta, input_file)
     if preset.settles and not saved.meta["settled"]:
-        if words is None:
+        if trained.data is None:
             raise ValueError(f"{path} needs the words of its run, which are gone: -i FILE")
-        run = preset.prepare(words)
-        checkpoint.fill(run.model.parameters(), model.parameters(), "the model")
+        run = preset.prepare(trained.data)
+        checkpoint.fill(run.model.parameters(), saved.model.parameters(), "the model")
         run.settle()
-        model = run.model
-    return Trained(path, model, saved.vocabulary, preset, step, words, saved.meta)
+        trained.model = run.model
+    return trained
 
 
 def _newest(folder: Path) -> tuple[Path, checkpoint.Checkpoint]:
@@ -296,17 +314,16 @@ def _newest(folder: Path) -> tuple[Path, checkpoint.Checkpoint]:
     path = files[0]
     if len(files) == 2:
         model, last = (saved[path].meta for path in files)
-        (preset, step), (last_preset, last_step) = (
-            judged(saved[path].meta, path) for path in files
-        )
+        (preset, step), (last_preset, last_step) = (judged(saved[path], path) for path in files)
         other = replace(preset, stop=None) != replace(last_preset, stop=None)
         if other or model["words"] != last["words"] or (last["best"] is None and last_step > step):
             path = files[1]
     return path, saved[path]
 
 
-def judged(meta: dict[str, Any], path: Path) -> tuple[Preset, int]:
-    """(preset, step) of a checkpoint's meta; one that npnet train did not write is refused."""
+def judged(saved: checkpoint.Checkpoint, path: Path) -> tuple[Preset, int]:
+    """(preset, step) of a checkpoint; one that npnet train did not write is refused."""
+    meta = saved.meta
     try:
         preset = restored(meta["preset"])
         step, best, seconds, settled = (meta[key] for key in ("step", "best", "seconds", "settled"))
@@ -323,24 +340,8 @@ def judged(meta: dict[str, Any], path: Path) -> tuple[Preset, int]:
         or type(settled) is not bool
         or not isinstance(words, str)
         or not (input_file is None or isinstance(input_file, str))
+        or type(saved.vocabulary) is not preset.data.vocabulary
     )
     if wrong:
         raise checkpoint.CheckpointError(f"{path}: not a run of npnet train")
     return preset, step
-
-
-def _training_words(meta, input_file):
-    """The words that the run was started with, or None where they are gone and no file was
-    given."""
-    path = input_file or meta["input_file"] or NAMES
-    try:
-        words = read_words(path)
-    except DataError:
-        if input_file:
-            raise
-        return None
-    if fingerprint(words) == meta["words"]:
-        return words
-    if input_file:
-        raise ValueError(f"{input_file} has other words than the model was trained on")
-    return None

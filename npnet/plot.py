@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from npnet import ops
 from npnet.checkpoint import write_whole
@@ -20,6 +21,7 @@ from npnet.layers import CausalAttention, Embedding
 from npnet.models import Model
 
 BLUE, ORANGE, GREEN, GREY = "#2266aa", "#d95f02", "#1b8a5a", "#9aa5b1"
+Data = list[str] | np.ndarray  # words, or a text as ids
 ROWS = 32  # examples in the map of dlogits, as in the lecture
 LARGEST_CELL = 1e40  # of a history; no float32 is larger
 
@@ -155,10 +157,10 @@ def embedding(model: Model, vocabulary: Vocabulary) -> Any:
     return figure
 
 
-def dlogits(model: Model, vocabulary: Vocabulary, words: list[str]) -> Any:
+def dlogits(model: Model, vocabulary: Vocabulary, data: Data) -> Any:
     """The lecture's map: the gradient of the loss by the logits of a few examples, which pulls up
     the character that comes next and pushes down the others by their probability."""
-    x, y = _examples(model, vocabulary, words)
+    x, y = _examples(model, vocabulary, data)
     V = len(vocabulary)
     logits = model.logits(x).reshape(-1, V)
     targets, contexts = y.reshape(-1), _contexts(model, x)
@@ -181,9 +183,9 @@ def dlogits(model: Model, vocabulary: Vocabulary, words: list[str]) -> Any:
     return figure
 
 
-def layers(model: Model, vocabulary: Vocabulary, words: list[str]) -> Any:
+def layers(model: Model, vocabulary: Vocabulary, data: Data) -> Any:
     """For every layer how its activations, and the gradients of the loss by them, are spread."""
-    x, y = _examples(model, vocabulary, words, most=1000)
+    x, y = _examples(model, vocabulary, data, most=1000)
     seen = record(model, x, y)
     names = list(seen)
     figure = figure_class()(figsize=(11, 0.32 * len(names) + 1.8), layout="constrained")
@@ -254,7 +256,7 @@ def attention(model: Model, vocabulary: Vocabulary, word: str) -> Any:
     heads = attention_layers(model)
     if not heads:
         raise ValueError(f"a {model.kind} has no attention to draw")
-    ids = vocabulary.encode("." + word)[: model.config.block_size]
+    ids = vocabulary.encode(vocabulary.boundary + word)[: model.config.block_size]
     inputs = []
 
     def watched(layer):
@@ -306,15 +308,28 @@ def _attention(qkv, n_head):
     return ops.softmax(np.where(np.tri(T) != 0, scores, -np.inf).astype(qkv.dtype))[0]
 
 
-def _examples(model, vocabulary, words, most=ROWS):
-    """About `most` examples of the model's kind, from the first words."""
-    words = words[:most]
+def _examples(model, vocabulary, data, most=ROWS):
+    """About `most` examples of the model's kind, from the first words or the beginning of a
+    text."""
+    if isinstance(data, np.ndarray):
+        return _examples_of_text(model, data, most)
+    words = data[:most]
     if model.windowed:
         x, y = build_dataset(words, vocabulary, model.config.block_size)
         return x[:most], y[:most]
     x, y = build_sequences(words, vocabulary, model.config.block_size)
     rows = max(2, most // 4)
     return x[:rows], y[:rows]
+
+
+def _examples_of_text(model, ids, most):
+    T = model.config.block_size
+    if model.windowed:
+        windows = sliding_window_view(ids, T + 1)[:most].astype(np.int64)
+        return windows[:, :-1], windows[:, -1]
+    T = min(T, max(1, most // 2))
+    windows = sliding_window_view(ids, T + 1)[::T][: max(2, most // T)].astype(np.int64)
+    return windows[:, :-1], windows[:, 1:]
 
 
 def _contexts(model, x):

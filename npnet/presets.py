@@ -10,18 +10,18 @@ import hashlib
 import math
 import os
 import reprlib
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from npnet.data import NAMES, DataError, read_words, split
+from npnet.data import DataError, split
 from npnet.models import BUILDERS, Config
 from npnet.random import TorchGenerator
 from npnet.runs import BigramRun, LectureRun, MakemoreRun, MicrogptRun, NotebookRun, Run
-from npnet.text import PLAY, Text, read_text, split_text
+from npnet.text import TEXT, WORDS, Text, split_text
 from npnet.text_runs import ShakespeareBigramRun, ShownTextRun, TextRun
 
 LECTURE_SEED = 2147483647
+TEXT_RUN = "text-gru"  # what --text alone trains
 NOTEBOOK_STEPS = 40000  # more than that, and the validation loss rises again
 ENDLESS = 1 << 62
 # The fingerprint of makemore's list, to which the published figures belong.
@@ -43,9 +43,7 @@ class Preset:
 
     settings: ClassVar[tuple[str, ...]] = ("seed", "batch_size", "learning_rate")
     settles: ClassVar = False  # the model needs its words once more after the last step
-    unit: ClassVar = "words"
-    read: ClassVar[Callable[..., Any]] = staticmethod(read_words)
-    default_file: ClassVar = NAMES
+    data: ClassVar = WORDS
     # The fingerprint and the name of what the published figures belong to, if there are any.
     original: ClassVar[tuple[str, str] | None] = (MAKEMORE_NAMES, "the names.txt of makemore")
     name: str
@@ -94,6 +92,10 @@ class Preset:
             )
         return config
 
+    def lasting(self, max_steps):
+        """This preset stopped after so many steps."""
+        return replace(self, stop=max_steps)
+
     def changed(self, **values):
         """This preset with other values; one that the run would not read is a ValueError."""
         reads = [*self.settings, *BUILDERS[self.kind].reads]
@@ -141,6 +143,11 @@ class Notebook(Lecture):
 
     def prepare(self, words):
         return NotebookRun(self, words)
+
+    def lasting(self, max_steps):
+        """The notebook's run of that length: its rate falls in the middle."""
+        _require_a_step(max_steps)
+        return replace(self, steps=max_steps, drop_at=max_steps // 2)
 
 
 @dataclass(frozen=True)
@@ -204,9 +211,7 @@ class RunningText(Preset):
     """
 
     settings = (*Preset.settings, "block_size", "weight_decay")
-    unit = "characters"
-    read = staticmethod(read_text)
-    default_file = PLAY
+    data = TEXT
     original: ClassVar[tuple[str, str] | None] = None
     block_size: int = 64
     weight_decay: float = 0.01
@@ -218,6 +223,11 @@ class RunningText(Preset):
 
     def prepare(self, text) -> Run:
         return ShownTextRun(self, text)
+
+    def lasting(self, max_steps):
+        """A run of that length, at the end of which the rate is lowest."""
+        _require_a_step(max_steps)
+        return replace(self, steps=max_steps)
 
     def parts(self, text):
         return split_text(text, self.block_size)
@@ -231,6 +241,9 @@ class Shakespeare(RunningText):
 
     def prepare(self, text):
         return TextRun(self, text)
+
+    def lasting(self, max_steps):
+        return Preset.lasting(self, max_steps)
 
 
 @dataclass(frozen=True)
@@ -269,6 +282,11 @@ def _makemore(kind, about, name=None):
     )
 
 
+def _text(kind, about, name=None, **sizes):
+    name = f"text-{name or kind}"
+    return RunningText(name, f"running text: {about}", kind, 1337, 2000, 2e-3, **sizes)
+
+
 _PRESETS = (
     Bigram("part1", "lecture 1: bigrams by counting", "bigram", LECTURE_SEED, 0, 0.0),
     Lecture(
@@ -301,6 +319,14 @@ _PRESETS = (
         "part7-bigram", "lecture 7: a bigram model of running text",
         "bigram", 1337, 10000, 1e-3, block_size=8, eval_every=None, log_every=1000, characters=300,
     ),
+    _text("bigram", "a table"),
+    _text("mlp_makemore", "an MLP on the last characters", "mlp", block_size=16, n_embd=16),
+    _text("bow", "a causal bag of words"),
+    _text("rnn", "a recurrent network", n_embd2=128),
+    _text("gru", "a gated recurrent network", n_embd2=128),
+    _text("lstm", "long short-term memory", n_embd2=128),
+    _text("transformer", "a GPT"),
+    _text("wavenet", "the WaveNet-like network of lecture 5", block_size=16, n_embd2=128),
     Microgpt(
         "microgpt", "microgpt: a GPT in plain Python",
         "microgpt", 42, 1000, 0.01, batch_size=1, n_layer=1, n_embd=16,
@@ -311,25 +337,27 @@ PRESETS = {preset.name: preset for preset in _PRESETS}
 
 def notebook(steps):
     """The main job: the notebook's MLP for `steps` steps, the rate a tenth from their half on."""
-    if steps < 1:
-        raise ValueError(f"--max-steps must be at least 1, got {steps}")
     values = {field.name: getattr(PRESETS["part4"], field.name) for field in fields(Lecture)}
-    values |= {"name": "notebook", "steps": steps, "drop_at": steps // 2}
-    return Notebook(**values | {"splits": ("train", "val", "test")})
+    values |= {"name": "notebook", "splits": ("train", "val", "test")}
+    return Notebook(**values).lasting(steps)
+
+
+def _require_a_step(max_steps):
+    if max_steps < 1:
+        raise ValueError(f"--max-steps must be at least 1, got {max_steps}")
 
 
 def named(name, max_steps=None):
-    """The preset of that name, or "notebook"; max_steps is its `stop`, and the notebook's length.
+    """The preset of that name, or "notebook", with max_steps as its `lasting` has it.
 
     An unknown name is a ValueError that lists them.
     """
-    if name == "notebook":
-        return notebook(NOTEBOOK_STEPS if max_steps is None else max_steps)
-    if name not in PRESETS:
+    if name != "notebook" and name not in PRESETS:
         raise ValueError(
             f"unknown preset {name!r}; there are {', '.join(PRESETS)} (see npnet train --help)"
         )
-    return PRESETS[name] if max_steps is None else replace(PRESETS[name], stop=max_steps)
+    preset = notebook(NOTEBOOK_STEPS) if name == "notebook" else PRESETS[name]
+    return preset if max_steps is None else preset.lasting(max_steps)
 
 
 def restored(saved):

@@ -5,33 +5,45 @@ from pathlib import Path
 
 from npnet import checkpoint, score
 from npnet import folder as folders
-from npnet.data import NAMES, read_words
 from npnet.progress import Console
+from npnet.text import WORDS
+
+SHOWN = 24  # characters of a text whose attention is drawn
 
 
 def evaluate(args: Namespace, console: Console) -> int:
     trained = folders.open_model(args.model)
+    data = trained.preset.data
     if args.input_file:
-        parts = {"words": read_words(args.input_file)}
+        console.stage(f"reading {Path(args.input_file).name}")
+        read = data.read(args.input_file)
+        parts = {data.name: read if data is WORDS else read.ids_in(trained.vocabulary)}
     else:
-        parts = trained.preset.parts(_own_words(trained, "; -i FILE names others"))
-    found = {name: _evaluated(trained, name, words, console) for name, words in parts.items()}
+        parts = _own_parts(trained, "; -i FILE names others")
+    found = {
+        name: _evaluated(trained, name, part, console, args.per_word)
+        for name, part in parts.items()
+    }
     print(*score.table(found), sep="\n")
     if args.per_word:
-        print(*score.extremes(found), sep="\n")
+        extremes = score.extremes if data is WORDS else score.line_extremes
+        print(*extremes(found), sep="\n")
     return 0
 
 
-def _own_words(trained, advice):
-    if trained.words is None:
-        source = trained.meta["input_file"] or NAMES
-        raise ValueError(f"the words of {trained.path} are gone or changed, {source}{advice}")
-    return trained.words
+def _own_parts(trained, advice):
+    if trained.data is None:
+        data = trained.preset.data
+        source = trained.meta["input_file"] or data.default_file
+        raise ValueError(f"the {data.unit} of {trained.path} are gone or changed, {source}{advice}")
+    return trained.preset.parts(trained.data)
 
 
-def _evaluated(trained, name, words, console):
+def _evaluated(trained, name, part, console, lines=False):
     watch = console.stage(f"evaluating {name}").advance
-    return score.score_words(trained.model, trained.vocabulary, words, watch)
+    if trained.preset.data is WORDS:
+        return score.score_words(trained.model, trained.vocabulary, part, watch)
+    return score.score_text(trained.model, trained.vocabulary, part, watch, lines)
 
 
 def compare(args: Namespace, console: Console) -> int:
@@ -41,11 +53,12 @@ def compare(args: Namespace, console: Console) -> int:
     plot.figure_class()
     trained = {name: folders.open_model(name) for name in args.folders}
     histories = {name: plot.read_history(Path(name) / folders.HISTORY) for name in trained}
-    words = {name: _own_words(t, "") for name, t in trained.items()}
+    parts = {name: _own_parts(t, "") for name, t in trained.items()}
     print(f"{'run':<20} {'model':<12} {'parameters':>10} {'steps':>9}  loss on whole sets")
     for name, t in trained.items():
-        parts = t.preset.parts(words[name])
-        losses = [f"{n} {_evaluated(t, n, w, console).loss:.4f}" for n, w in parts.items()]
+        losses = [
+            f"{n} {_evaluated(t, n, part, console).loss:.4f}" for n, part in parts[name].items()
+        ]
         sizes = f"{t.model.data.size:>10,} {t.step:>9,}"
         print(f"{name:<20} {t.preset.kind:<12} {sizes}  {'  '.join(losses)}")
     plot.save(plot.comparison(histories), args.output)
@@ -60,13 +73,15 @@ def plot(args: Namespace, console: Console) -> int:
     trained = folders.open_model(args.model, args.input_file)
     target = Path(args.output or trained.path.parent)
     model, vocabulary = trained.model, trained.vocabulary
-    words = _own_words(trained, "; if they have moved, -i FILE finds them")
-    words = trained.preset.parts(words)["train"]
-    word = words[0] if args.word is None else args.word
+    train = _own_parts(trained, "; if they have moved, -i FILE finds them")["train"]
+    if args.word is not None:
+        word = args.word
+    else:
+        word = train[0] if trained.preset.data is WORDS else vocabulary.decode(train[:SHOWN])
     drawn = {
         "embedding": lambda: pictures.embedding(model, vocabulary),
-        "dlogits": lambda: pictures.dlogits(model, vocabulary, words),
-        "layers": lambda: pictures.layers(model, vocabulary, words),
+        "dlogits": lambda: pictures.dlogits(model, vocabulary, train),
+        "layers": lambda: pictures.layers(model, vocabulary, train),
     }
     history = trained.path.parent / folders.HISTORY
     if history.exists():
@@ -94,7 +109,7 @@ def export(args: Namespace, console: Console) -> int:
         raise ValueError(f"{target} exists; --overwrite replaces it")
     if back:
         loaded = export.load_safetensors(source)
-        folders.judged(loaded.meta, source)
+        folders.judged(loaded, source)
         checkpoint.save(target, loaded)
     else:
         trained = folders.open_model(source)

@@ -12,13 +12,13 @@ import codecs
 import hashlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from npnet.data import DataError, Vocabulary, code_points, open_regular, our_own
+from npnet.data import NAMES, DataError, Vocabulary, code_points, open_regular, our_own, read_words
 from npnet.random import TorchGenerator
 
 PLAY = our_own("play.txt")
@@ -30,6 +30,11 @@ class TextVocabulary(Vocabulary):
     """The characters of a text, numbered from 0 in sorted order: '.' is one like any other."""
 
     boundary = ""
+
+    @property
+    def start(self) -> int:
+        """What a text without a beginning follows: the number of the line end, or 0."""
+        return self.stoi.get("\n", 0)
 
     def _around(self, text: str, place: int) -> str:
         return text[max(0, place - 10) : place + 10]
@@ -146,3 +151,25 @@ def random_windows(
     starts = generator.randint(0, len(ids) - block_size, (batch_size,))
     windows = ids[starts[:, None] + np.arange(block_size + 1)].astype(np.int64)
     return windows[:, :-1], windows[:, 1:]
+
+
+def visible(text: str, also: str = "\n\t") -> str:
+    """The text with every character escaped that is neither printable nor one of `also`."""
+    return "".join(
+        c if c.isprintable() or c in also else c.encode("unicode_escape").decode() for c in text
+    )
+
+
+class Data(NamedTuple):
+    """A kind of data that a model is trained on."""
+
+    name: str
+    another: str  # one that is not the run's own
+    unit: str  # what len() of it counts
+    read: Callable[[str | Path], Any]
+    default_file: Path
+    vocabulary: type[Vocabulary]
+
+
+WORDS = Data("words", "another list of words", "words", read_words, NAMES, Vocabulary)
+TEXT = Data("text", "another text", "characters", read_text, PLAY, TextVocabulary)

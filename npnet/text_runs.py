@@ -7,11 +7,16 @@ from npnet.optim import AdamW, constant
 from npnet.random import TorchGenerator
 from npnet.runs import Run, require_finite
 from npnet.sample import chooser, continued
-from npnet.text import random_windows
+from npnet.text import TextVocabulary, random_windows, visible
+
+SHOWN = 60  # characters
 
 
 class TextRun(Run):
     """One generator draws everything: the model, the batches, and those of the evaluations."""
+
+    vocabulary: TextVocabulary
+    evaluates_last = True  # before the last update, as the lecture does
 
     def __init__(self, preset, text):
         super().__init__(preset)
@@ -48,20 +53,19 @@ class TextRun(Run):
         return x, (y[:, -1] if self.model.windowed else y)
 
     def _look(self, step):
-        every = self.preset.eval_every
-        if every is None or (step % every and step != self.preset.steps - 1):
-            return
-        self.evaluate()
-        losses = ", ".join(f"{name} loss {loss:.4f}" for name, loss in self.evaluation.items())
-        print(f"step {step}: {losses}", flush=True)
+        every, last = self.preset.eval_every, self.preset.steps - 1
+        if every is not None and (step % every == 0 or (step == last and self.evaluates_last)):
+            self.evaluate(step)
 
-    def evaluate(self):
+    def evaluate(self, step):
         """The mean loss of eval_batches batches of each part."""
         for part in self.data:
             losses = [self.model.loss(*self.batch(part)) for _ in range(self.preset.eval_batches)]
             loss = float(np.mean(losses, dtype=np.float32))
             require_finite(part, loss)
             self.evaluation[part] = loss
+        losses = ", ".join(f"{name} loss {loss:.4f}" for name, loss in self.evaluation.items())
+        print(f"step {step}: {losses}", flush=True)
 
     def report(self, step, loss, seconds):
         every = self.preset.log_every
@@ -73,9 +77,9 @@ class TextRun(Run):
             print(self.text(self.preset.characters))
 
     def text(self, n, generator=None):
-        """n characters drawn after the first one of the vocabulary, a newline in most texts."""
+        """n characters drawn after the vocabulary's start."""
         choose = chooser(generator or self.generator)
-        drawn = continued(self.model, choose, np.zeros(1, np.int64), n)
+        drawn = continued(self.model, choose, np.array([self.vocabulary.start]), n)
         return self.vocabulary.decode(list(drawn))
 
 
@@ -101,10 +105,23 @@ class ShakespeareBigramRun(TextRun):
         yield from super().batches(start)
 
     def report(self, step, loss, seconds):
-        if (step + 1) % self.preset.log_every == 0:
+        every = self.preset.log_every
+        if every is not None and (step + 1) % every == 0:
             print(f"step {step}: loss {float(loss)}", flush=True)
 
 
 class ShownTextRun(TextRun):
-    """The same with a line of text at each evaluation, and in the end the losses on the whole of
-    both parts."""
+    """The same with some text at each evaluation but the first, from a generator of its own, and a
+    last evaluation in the end."""
+
+    evaluates_last = False
+
+    def evaluate(self, step):
+        super().evaluate(step)
+        if step:
+            text = self.text(SHOWN, TorchGenerator(self.preset.seed + 1))
+            print(f"    {visible(text, also='')}", flush=True)
+
+    def finish(self):
+        super().evaluate(self.preset.last)
+        super().finish()
