@@ -11,6 +11,7 @@ Sizes: n characters, B windows, T the characters that a window predicts (block_s
 import codecs
 import hashlib
 import os
+import reprlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -59,6 +60,10 @@ class Text:
         DataError."""
         if vocabulary == self.vocabulary:
             return self.ids
+        for character in self.vocabulary.characters:
+            if character not in vocabulary.stoi:
+                known = reprlib.repr(vocabulary.characters)
+                raise DataError(f"{character!r} in the text is not in the vocabulary {known}")
         return vocabulary.encode_small(self.vocabulary.characters)[self.ids]
 
 

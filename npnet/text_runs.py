@@ -64,8 +64,8 @@ class TextRun(Run):
             loss = float(np.mean(losses, dtype=np.float32))
             require_finite(part, loss)
             self.evaluation[part] = loss
-        losses = ", ".join(f"{name} loss {loss:.4f}" for name, loss in self.evaluation.items())
-        print(f"step {step}: {losses}", flush=True)
+        found = ", ".join(f"{name} loss {loss:.4f}" for name, loss in self.evaluation.items())
+        print(f"step {step}: {found}", flush=True)
 
     def report(self, step, loss, seconds):
         every = self.preset.log_every
