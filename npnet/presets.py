@@ -27,7 +27,7 @@ ENDLESS = 1 << 62
 # The fingerprint of makemore's list, to which the published figures belong.
 MAKEMORE_NAMES = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
 # And that of the lectures' text.
-TINY_SHAKESPEARE = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+TINYSHAKESPEARE = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 LEAST = {
     "block_size": 1, "eval_every": 1, "eval_batches": 1, "characters": 0,
     "steps": -1, "stop": -1, "drop_at": 0, "log_every": 1, "batch_size": 1, "top_k": 1,
@@ -213,9 +213,10 @@ class RunningText(Preset):
     settings = (*Preset.settings, "block_size", "weight_decay")
     data = TEXT
     original: ClassVar[tuple[str, str] | None] = None
+    batch_size: int = 16
     block_size: int = 64
     weight_decay: float = 0.01
-    eval_every: int | None = 500
+    eval_every: int | None = 200
     eval_batches: int = 20
     batch_first: bool = False
     log_every: int | None = None
@@ -237,7 +238,7 @@ class RunningText(Preset):
 class Shakespeare(RunningText):
     """A published run on Tiny Shakespeare, which prints what the original prints."""
 
-    original = (TINY_SHAKESPEARE, "tinyshakespeare")
+    original = (TINYSHAKESPEARE, "tinyshakespeare")
 
     def prepare(self, text):
         return TextRun(self, text)
@@ -282,9 +283,10 @@ def _makemore(kind, about, name=None):
     )
 
 
-def _text(kind, about, name=None, **sizes):
+def _text(kind, about, learning_rate, steps, name=None, **sizes):
     name = f"text-{name or kind}"
-    return RunningText(name, f"running text: {about}", kind, 1337, 2000, 2e-3, **sizes)
+    about = f"running text: {about}"
+    return RunningText(name, about, kind, 1337, steps, learning_rate, **sizes)
 
 
 _PRESETS = (
@@ -317,16 +319,23 @@ _PRESETS = (
     _makemore("transformer", "a GPT"),
     ShakespeareBigram(
         "part7-bigram", "lecture 7: a bigram model of running text",
-        "bigram", 1337, 10000, 1e-3, block_size=8, eval_every=None, log_every=1000, characters=300,
+        "bigram", 1337, 10000, 1e-3, batch_size=32,
+        block_size=8, eval_every=None, log_every=1000, characters=300,
     ),
-    _text("bigram", "a table"),
-    _text("mlp_makemore", "an MLP on the last characters", "mlp", block_size=16, n_embd=16),
-    _text("bow", "a causal bag of words"),
-    _text("rnn", "a recurrent network", n_embd2=128),
-    _text("gru", "a gated recurrent network", n_embd2=128),
-    _text("lstm", "long short-term memory", n_embd2=128),
-    _text("transformer", "a GPT"),
-    _text("wavenet", "the WaveNet-like network of lecture 5", block_size=16, n_embd2=128),
+    _text("bigram", "a table", 0.05, 2000),
+    _text(
+        "mlp_makemore", "an MLP at each position", 3e-3, 2000, "mlp",
+        block_size=12, batch_size=64, n_embd=24, n_embd2=192,
+    ),
+    _text("bow", "a causal bag of words", 3e-3, 2000, block_size=16),
+    _text("rnn", "a recurrent network", 3e-3, 1000, n_embd2=128),
+    _text("gru", "a gated recurrent network", 5e-3, 1000, n_embd2=128),
+    _text("lstm", "long short-term memory", 5e-3, 1000, n_embd2=128),
+    _text("transformer", "a GPT", 3e-3, 1000, n_layer=2),
+    _text(
+        "wavenet", "the WaveNet-like network of lecture 5", 3e-3, 2000,
+        block_size=16, batch_size=64, n_embd=24, n_embd2=128,
+    ),
     Microgpt(
         "microgpt", "microgpt: a GPT in plain Python",
         "microgpt", 42, 1000, 0.01, batch_size=1, n_layer=1, n_embd=16,

@@ -3,7 +3,7 @@
 import numpy as np
 
 from npnet.models import build
-from npnet.optim import AdamW, constant
+from npnet.optim import AdamW, constant, cosine
 from npnet.random import TorchGenerator
 from npnet.runs import Run, require_finite
 from npnet.sample import chooser, continued
@@ -26,7 +26,10 @@ class TextRun(Run):
         self.generators = {"generator": self.generator}
         self.model = self._model()
         self.optimizer = AdamW(self.model.data, self.model.grad, weight_decay=preset.weight_decay)
-        self.schedule = constant(preset.learning_rate)
+        self.schedule = self._schedule()
+
+    def _schedule(self):
+        return constant(self.preset.learning_rate)
 
     def _model(self):
         preset = self.preset
@@ -77,10 +80,10 @@ class TextRun(Run):
             print(self.text(self.preset.characters))
 
     def text(self, n, generator=None):
-        """n characters drawn after the vocabulary's start."""
-        choose = chooser(generator or self.generator)
-        drawn = continued(self.model, choose, np.array([self.vocabulary.start]), n)
-        return self.vocabulary.decode(list(drawn))
+        """The vocabulary's start and n characters drawn after it."""
+        start = self.vocabulary.start
+        drawn = continued(self.model, chooser(generator or self.generator), np.array([start]), n)
+        return self.vocabulary.decode([start, *drawn])
 
 
 class ShakespeareBigramRun(TextRun):
@@ -116,10 +119,14 @@ class ShownTextRun(TextRun):
 
     evaluates_last = False
 
+    def _schedule(self):
+        rate, steps = self.preset.learning_rate, self.preset.steps
+        return cosine(rate, steps, steps // 20, rate / 20)
+
     def evaluate(self, step):
         super().evaluate(step)
         if step:
-            text = self.text(SHOWN, TorchGenerator(self.preset.seed + 1))
+            text = self.text(SHOWN, TorchGenerator(self.preset.seed + 1))[1:]
             print(f"    {visible(text, also='')}", flush=True)
 
     def finish(self):

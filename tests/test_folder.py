@@ -87,7 +87,7 @@ def test_resuming_refuses_other_words_and_settings(names, tmp_path):
     resume = ["train", "-o", out, "--resume"]
     other = tmp_path / "other.txt"
     other.write_text(WORDS[:-1], encoding="utf-8")
-    bad(*resume, "-i", other, says="other words")
+    bad(*resume, "-i", other, says="another list of words")
     bad(*resume, "--seed", 1, says="other settings")
     bad(*resume, "-b", 8, says="other settings")
     bad(*resume, "--type", "rnn", says="no flag can change")
