@@ -89,7 +89,7 @@ def _carry_out(run, start, folder, save_every, console):
         folder.history.write()
     if losses.exploded(len(run.vocabulary)):
         print(f"npnet: {losses.story()}; try a lower --learning-rate", file=sys.stderr)
-    elif run.preset.name == "notebook" and not console.progress.quiet:
+    elif run.preset.original is None and not console.progress.quiet:
         print(_next_steps(run, folder), file=sys.stderr)
 
 
@@ -119,7 +119,11 @@ def _steps(run, start, folder, save_every, console, losses):
 
 
 def _next_steps(run, folder):
-    """What to try after the default run."""
+    """What to try after a run of our own."""
+    if run.preset.data is TEXT:
+        if folder:
+            return f"next: {folders.command('sample', folder.path)} --prompt 'The '"
+        return "next: npnet train --text -o out keeps the model"
     step, val = run.lowest
     if val < run.evaluation["val"] - 0.02:
         steps = f"the validation loss was lowest, {val:.3f}, at step {step:,}: --max-steps {step}; "

@@ -1,7 +1,7 @@
 """Whether a run survives: killed, interrupted, without room on the disk, beside a second one; and
 whether any list of arguments ends in a way that is documented.
 
-    python tests/survive.py kills 100       SIGKILL at random moments, over six models
+    python tests/survive.py kills 100       SIGKILL at random moments, over seven models
     python tests/survive.py signals 100     SIGINT, SIGTERM and SIGHUP, alone and in pairs
     python tests/survive.py disks 10        no room for a while
     python tests/survive.py writers 20      a second run in the same folder
@@ -41,6 +41,10 @@ MODELS = {
         *("--max-steps", 601),
     ],
     "microgpt": ["--preset", "microgpt", "--max-steps", 800],
+    "text": [
+        *("--preset", "text-gru", "--n-embd", 4, "--n-embd2", 8, "--block-size", 8),
+        *("--max-steps", 901),
+    ],
 }  # fmt: skip
 STATUSES = (0, 2, 3, 129, 130, 143)
 
@@ -48,7 +52,7 @@ STATUSES = (0, 2, 3, 129, 130, 143)
 def lines(text):
     """The whole lines of what a run printed, without the times."""
     text = text[: text.rfind("\n") + 1]
-    return re.sub(r"step time \d+\.\d+ms|saving model to .*", "", text).splitlines()
+    return re.sub(r"time \d+\.\d+ms|saving model to .*", "", text).splitlines()
 
 
 class Undisturbed:
@@ -225,6 +229,7 @@ FLAGS = {
         *("-i", "-o", "--preset", "--type", "--max-steps", "--seed", "-b", "-l", "-w", "-n"),
         *("--n-layer", "--n-head", "--n-embd", "--n-embd2", "--top-k", "--device"),
         *("--save-every", "--input-file", "--work-dir", "--batch-size", "--learning-rate"),
+        *("--text", "--text", "--block-size"),
     ],
     "sample": ["-n", "--prompt", "--temperature", "--top-k", "--seed", "-i", "--num-samples"],
     "diagnose": ["-i", "--preset", "--max-steps", "--plot"],
@@ -239,10 +244,13 @@ SWITCHES = {
     "export": ["--overwrite"],
 }
 USUAL = {
-    "--preset": ["part1", "part3", "part3-deep", "part4", "part5", "microgpt", "makemore-gru"],
+    "--preset": [
+        *("part1", "part3", "part3-deep", "part4", "part5", "microgpt", "makemore-gru"),
+        *("part7-bigram", "text-gru"),
+    ],
     "--type": ["bigram", "mlp", "bow", "rnn", "gru", "lstm", "transformer"],
     "--device": ["cpu"],
-    "--prompt": ["jo", "an", "x"],
+    "--prompt": ["jo", "an", "x", "-"],
     "--word": ["jo", "an", "x"],
     "--format": ["png", "svg"],
     "--temperature": ["0", "0.5", "2"],
@@ -257,7 +265,7 @@ def random_arguments(rng, place):
         + ["diagnose", "fly", "--version", "--help"]
     )  # fmt: skip
     files = [str(place / f) for f in ("words.txt", "bytes.txt", "few.txt", "fifo", "missing")]
-    folders = [str(place / f) for f in ("run", "gru", "new", "a b", "words.txt", "words.txt/x")]
+    folders = [str(place / f) for f in ("run", "gru", "text", "new", "a b", "words.txt/x")]
     arguments = [name]
     models = [*folders, *folders, str(place / "run" / "last.npz"), "", "x"]
     if name in ("sample", "evaluate", "plot", "export", "compare"):
@@ -270,8 +278,11 @@ def random_arguments(rng, place):
             continue
         flag = rng.choice(FLAGS.get(name) or ["--fly"])
         usual = USUAL.get(flag, ["1", "2", "4", "8", "32"])
-        if flag in ("-i", "--input-file"):
+        if flag in ("-i", "--input-file", "--text"):
             usual = files
+        if flag == "--text" and rng.random() < 0.2:
+            arguments.append(flag)
+            continue
         elif flag in ("-o", "--work-dir", "--plot"):
             usual = folders
         arguments += [flag, rng.choice(usual if rng.random() < 0.7 else TEXTS)]
@@ -337,6 +348,7 @@ def arguments(n, seed=0, report=print):
         kept = ["-i", place / "words.txt", "--max-steps", 5, "-q"]
         good("train", *kept, "-o", place / "run")
         good("train", *kept, "-o", place / "gru", "--type", "gru", "--n-embd", 4)
+        good("train", *kept, "-o", place / "text", "--preset", "text-gru", "--n-embd", 4)
         for k in range(n):
             given = random_arguments(rng, place)
             status, out, err = outcome(given, place)
