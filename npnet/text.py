@@ -70,9 +70,9 @@ class Text:
 def read_text(path: str | Path = PLAY) -> Text:
     """The Text of a UTF-8 file, its line ends as they are; only a byte order mark is dropped.
 
-    A file without a character, one of more than LARGEST_TEXT bytes or of more characters than this
-    machine has memory for, one that is not UTF-8, and a pipe, a device or a folder are a DataError.
-    The file is read twice, once for its characters and once for their numbers.
+    A file without a character, one of more than LARGEST_TEXT bytes, one that is not UTF-8, and a
+    pipe, a device or a folder are a DataError. The file is read twice, once for its characters and
+    once for their numbers.
     """
     try:
         with open_regular(path) as file:
