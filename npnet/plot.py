@@ -168,7 +168,7 @@ def dlogits(model: Model, vocabulary: Vocabulary, data: Data) -> Any:
     _, cache = ops.cross_entropy(logits[counted], targets[counted])
     gradient = ops.cross_entropy_backward(1.0, cache) * len(counted)
     figure, axes = _axes(
-        max(6.0, 0.26 * V + 2.5), 0.2 * len(counted) + 2,
+        min(30.0, max(6.0, 0.26 * V + 2.5)), 0.2 * len(counted) + 2,
         "Gradient of the loss by the logits", "logit of the character", "context and what follows",
     )  # fmt: skip
     labels = _labels(vocabulary)

@@ -98,7 +98,7 @@ def test_what_cannot_be_trained_on_is_one_line(text, run, tmp_path):
     bad("train", "--text", text, "--max-steps", -1, says="--max-steps must be at least 1")
     bad("train", "--text", text, "--top-k", 3, says="top_k has no meaning in text-gru")
     bad("train", "--block-size", 4, says="block_size has no meaning in notebook")
-    bad("train", "--text", text, "--block-size", 10**9, says="block_size must be")
+    bad("train", "--text", text, "--block-size", 10**9, says="needs at least 1,000,000,001")
     other = written(text.read_bytes() + b"!")
     resume = ["train", "-o", run, "--resume", "--max-steps", 61]
     bad(*resume, "--text", other, says=f"{other} is another text than the run in {run}")
@@ -114,9 +114,10 @@ def test_words_and_text_are_not_taken_for_one_another(text, run, names, trained,
     bad("train", "-o", run, "--resume", "--type", "transformer", says="no flag can change")
     saved = checkpoint.load(run / "last.npz")
     words = checkpoint.load(trained / "last.npz")
-    for one, other, name in ((saved, words, "a"), (words, saved, "b")):
+    presets = words.meta["preset"], saved.meta["preset"]
+    for one, preset, name in zip((saved, words), presets, "ab", strict=True):
         mixed = tmp_path / f"{name}.npz"
-        one.meta["preset"] = other.meta["preset"]
+        one.meta["preset"] = preset
         checkpoint.save(mixed, one)
         bad("sample", mixed, says="not a run of npnet train")
 
