@@ -8,6 +8,7 @@ whether any list of arguments ends in a way that is documented.
     python tests/survive.py arguments 3000  random flags with random values
     python tests/survive.py memory          whether it grows over 200,000 steps
     python tests/survive.py lists 1000000   what a long list takes until the first step
+    python tests/survive.py texts 1000000000    the same for a text of so many bytes
 
 After every interruption the run goes on by the command that npnet printed. In the end parameters,
 optimiser, random streams, history, printed lines and words must be those of a run that nobody
@@ -30,6 +31,7 @@ from pathlib import Path
 from command_line import ENVIRONMENT, WORDS, command, good, heed_signals, same_runs, start
 
 from npnet.presets import PRESETS
+from npnet.text import PLAY
 
 MODELS = {
     "notebook": ["--max-steps", 1500],
@@ -393,7 +395,11 @@ def lists(n, report=print):
     first step on n words; part1 takes no step, and prints when it has counted."""
     rng = random.Random(0)
     names = WORDS.split("\n")
-    presets = [name for name in PRESETS if name.startswith(("part", "microgpt"))]
+    presets = [
+        name
+        for name, preset in PRESETS.items()
+        if name.startswith(("part", "microgpt")) and preset.data.name == "words"
+    ]
     flags = {name: ["--preset", name] for name in presets} | {"notebook": ["--max-steps", 10]}
     flags |= {name: ["--type", name] for name in USUAL["--type"]}
     found = {}
@@ -402,20 +408,44 @@ def lists(n, report=print):
         words.write_text("\n".join(rng.choice(names) + rng.choice(names)[:3] for _ in range(n)))
         report(f"lists: {n:,} words, {words.stat().st_size / 1e6:.1f} MB")
         for name, given in flags.items():
-            with start("train", "-q", "-i", words, *given, stdout=subprocess.PIPE) as process:
-                process.stdout.readline()
-                stat = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-                status = Path(f"/proc/{process.pid}/status").read_text()
-                process.kill()
-            seconds = (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
-            found[name] = seconds, int(re.search(r"VmHWM:\s+(\d+)", status)[1]) // 1000
-            report(f"lists: {name:<12} {seconds:5.2f} s  {found[name][1]:5} MB")
+            found[name] = until_it_prints("train", "-q", "-i", words, *given)
+            report("lists: {:<12} {:5.2f} s  {:5} MB".format(name, *found[name]))
     return found
+
+
+def texts(n, report=print):
+    """The same for each model of running text, which prints before its first step, on npnet's play
+    again and again, n bytes of it or a little more."""
+    found = {}
+    with tempfile.TemporaryDirectory() as place:
+        text = Path(place) / "text.txt"
+        with open(text, "wb") as file:
+            while file.tell() < n:
+                file.write(PLAY.read_bytes())
+        report(f"texts: {text.stat().st_size:,} bytes")
+        for name in (name for name in PRESETS if name.startswith("text-")):
+            found[name] = until_it_prints("train", "-q", "--text", text, "--preset", name)
+            report("texts: {:<16} {:5.2f} s  {:5} MB".format(name, *found[name]))
+    return found
+
+
+def until_it_prints(*arguments):
+    """Seconds of processor time and MB that a command has taken when it prints its first line."""
+    with start(*arguments, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        stat = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        process.kill()
+    seconds = (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+    return seconds, int(re.search(r"VmHWM:\s+(\d+)", status)[1]) // 1000
 
 
 if __name__ == "__main__":
     what, *number = sys.argv[1:]
-    whole = {"writers": writers, "arguments": arguments, "memory": memory, "lists": lists}
+    whole = {
+        "writers": writers, "arguments": arguments, "memory": memory, "lists": lists,
+        "texts": texts,
+    }  # fmt: skip
     if what in whole:
         whole[what](*map(int, number))
     else:
