@@ -111,7 +111,7 @@ def _parsers(commands, results):
         epilog=commands.presets_text(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command(commands.sample, _sample_flags, "draw words from a trained model")
+    command(results.sample, _sample_flags, "draw words from a trained model")
     command(
         commands.diagnose,
         _diagnose_flags,

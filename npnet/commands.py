@@ -1,4 +1,4 @@
-"""What the commands do: train, sample, diagnose. Each takes the flags and the Console."""
+"""What the commands do that train: train, diagnose. Each takes the flags and the Console."""
 
 import contextlib
 import math
@@ -8,18 +8,12 @@ from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from npnet import folder as folders
 from npnet.presets import ENDLESS, LECTURE_SEED, PRESETS, TEXT_RUN, fingerprint, named
 from npnet.progress import Console, Interrupted
-from npnet.random import TorchGenerator
-from npnet.sample import chooser, continued, generate, mark_words
-from npnet.text import TEXT, WORDS, visible
+from npnet.results import print_drawn
+from npnet.text import TEXT, WORDS
 from npnet.train import Diverged
-
-MOST_AT_ONCE = 1000  # words drawn side by side by `sample`
-LARGEST_PROMPT = 1_000_000  # bytes
 
 
 def presets_text() -> str:
@@ -297,16 +291,6 @@ def _hint(folder):
     return f"; to go on: {folders.command('train -o', folder.path)} --resume"
 
 
-# sample
-
-
-def sample(args: Namespace, console: Console) -> int:
-    trained = folders.open_model(args.model, args.input_file)
-    draw = _print_words if trained.preset.data is WORDS else _print_text
-    draw(trained, args.num_samples, args.seed, args.prompt, args.temperature, args.top_k, console)
-    return 0
-
-
 def _sample_only(args, console):
     trained = folders.open_model(args.work_dir, args.input_file)
     for flag in ("max_steps", "save_every"):
@@ -317,83 +301,9 @@ def _sample_only(args, console):
     _agree(args, trained.preset, "--sample-only takes only --seed and --top-k")
     top_k = None if top_k == -1 else top_k
     seed = LECTURE_SEED if seed is None else seed
-    if trained.preset.data is WORDS:
-        _print_words(trained, 50, seed, "", 1.0, top_k, console)
-    else:
-        _print_text(trained, None, seed, "", 1.0, top_k, console)
+    n = 50 if trained.preset.data is WORDS else None
+    print_drawn(trained, n, seed, "", 1.0, top_k, console)
     return 0
-
-
-def _print_words(trained, n, seed, prompt, temperature, top_k, console):
-    """n words (None: 20), marked "in train", "in test" or "new" where those of its run are at
-    hand."""
-    generator = TorchGenerator(seed)
-    n = n or 20
-    known = trained.data and trained.preset.divide(trained.data)
-    stage = console.stage("drawing words", n)
-    for done in range(0, n, MOST_AT_ONCE):
-
-        def watch(ended, before=done):
-            stage.advance(before + ended)
-
-        words = generate(
-            trained.model,
-            trained.vocabulary,
-            generator,
-            min(MOST_AT_ONCE, n - done),
-            prompt=prompt,
-            temperature=temperature,
-            top_k=top_k,
-            watch=watch,
-        )
-        if done == 0:
-            _name_checkpoint(trained, console)
-        if known is None:
-            print(*words, sep="\n")
-        else:
-            for word, mark in mark_words(words, *known):
-                print(f"{word:<20} {mark}")
-        stage.advance(done + len(words))
-
-
-def _name_checkpoint(trained, console):
-    """Say so where what is drawn does not come from a model that its run has finished."""
-    if trained.path.name != folders.MODEL and not console.progress.quiet:
-        print(f"npnet: drawn from {trained.path}, of step {trained.step:,}", file=sys.stderr)
-
-
-def _print_text(trained, n, seed, prompt, temperature, top_k, console):
-    """The prompt, "-" for standard input, and n characters (None: 500) as they are drawn."""
-    n = n or 500
-    prompt = _standard_input() if prompt == "-" else prompt
-    vocabulary = trained.vocabulary
-    context = vocabulary.encode(prompt) if prompt else np.array([vocabulary.start])
-    choose = chooser(TorchGenerator(seed), temperature, top_k)
-    terminal = console.stdout.isatty()
-    _name_checkpoint(trained, console)
-    print(visible(prompt) if terminal else prompt, end="", flush=True)
-    stage = console.stage("reading the prompt")
-    for done, number in enumerate(continued(trained.model, choose, context, n), 1):
-        if done == 1:
-            stage = console.stage("drawing characters", n)
-        character = vocabulary.itos[number]
-        print(visible(character) if terminal else character, end="", flush=True)
-        stage.advance(done)
-    print()
-
-
-def _standard_input():
-    """The prompt as it comes, its line ends included."""
-    data = sys.stdin.buffer.read(LARGEST_PROMPT + 1) if sys.stdin else b""
-    if len(data) > LARGEST_PROMPT:
-        raise ValueError(f"the prompt has more than {LARGEST_PROMPT:,} bytes")
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        byte = data[error.start]
-        raise ValueError(
-            f"the prompt: byte 0x{byte:02x} at position {error.start:,} is not UTF-8"
-        ) from error
 
 
 # diagnose

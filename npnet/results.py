@@ -1,14 +1,115 @@
-"""What the commands do that look at a finished run: evaluate, compare, plot, export."""
+"""What the commands do that look at a finished run: sample, evaluate, compare, plot, export."""
 
+import sys
 from argparse import Namespace
 from pathlib import Path
+
+import numpy as np
 
 from npnet import checkpoint, score
 from npnet import folder as folders
 from npnet.progress import Console
-from npnet.text import WORDS
+from npnet.random import TorchGenerator
+from npnet.sample import chooser, continued, generate, mark_words
+from npnet.text import WORDS, visible
 
+MOST_AT_ONCE = 1000  # words drawn side by side
+LARGEST_PROMPT = 1_000_000  # bytes
 SHOWN = 24  # characters of a text whose attention is drawn
+
+
+def sample(args: Namespace, console: Console) -> int:
+    trained = folders.open_model(args.model, args.input_file)
+    print_drawn(
+        trained, args.num_samples, args.seed, args.prompt, args.temperature, args.top_k, console
+    )
+    return 0
+
+
+def print_drawn(
+    trained: folders.Trained,
+    n: int | None,
+    seed: int,
+    prompt: str,
+    temperature: float,
+    top_k: int | None,
+    console: Console,
+) -> None:
+    """n words (None: 20), or n characters of text (None: 500)."""
+    draw = _print_words if trained.preset.data is WORDS else _print_text
+    draw(trained, n, seed, prompt, temperature, top_k, console)
+
+
+def _print_words(trained, n, seed, prompt, temperature, top_k, console):
+    """n words (None: 20), marked "in train", "in test" or "new" where those of its run are at
+    hand."""
+    generator = TorchGenerator(seed)
+    n = n or 20
+    known = trained.data and trained.preset.divide(trained.data)
+    stage = console.stage("drawing words", n)
+    for done in range(0, n, MOST_AT_ONCE):
+
+        def watch(ended, before=done):
+            stage.advance(before + ended)
+
+        words = generate(
+            trained.model,
+            trained.vocabulary,
+            generator,
+            min(MOST_AT_ONCE, n - done),
+            prompt=prompt,
+            temperature=temperature,
+            top_k=top_k,
+            watch=watch,
+        )
+        if done == 0:
+            _name_checkpoint(trained, console)
+        if known is None:
+            print(*words, sep="\n")
+        else:
+            for word, mark in mark_words(words, *known):
+                print(f"{word:<20} {mark}")
+        stage.advance(done + len(words))
+
+
+def _name_checkpoint(trained, console):
+    """Say so where what is drawn does not come from a model that its run has finished."""
+    if trained.path.name != folders.MODEL and not console.progress.quiet:
+        print(f"npnet: drawn from {trained.path}, of step {trained.step:,}", file=sys.stderr)
+
+
+def _print_text(trained, n, seed, prompt, temperature, top_k, console):
+    """The prompt, "-" for standard input, and n characters (None: 500) as they are drawn."""
+    n = n or 500
+    prompt = _standard_input() if prompt == "-" else prompt
+    vocabulary = trained.vocabulary
+    context = vocabulary.encode(prompt) if prompt else np.array([vocabulary.start])
+    choose = chooser(TorchGenerator(seed), temperature, top_k)
+    terminal = console.stdout.isatty()
+    print(visible(prompt) if terminal else prompt, end="", flush=True)
+    stage = console.stage("reading the prompt")
+    for done, number in enumerate(continued(trained.model, choose, context, n), 1):
+        if done == 1:
+            stage = console.stage("drawing characters", n)
+            _name_checkpoint(trained, console)
+        character = vocabulary.itos[number]
+        print(visible(character) if terminal else character, end="", flush=True)
+        stage.advance(done)
+    print()
+
+
+def _standard_input():
+    """The prompt as it comes, its line ends included."""
+    data = sys.stdin.buffer.read(LARGEST_PROMPT + 1) if sys.stdin else b""
+    if len(data) > LARGEST_PROMPT:
+        raise ValueError(f"the prompt has more than {LARGEST_PROMPT:,} bytes")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        byte = data[error.start]
+        raise ValueError(
+            f"the prompt: byte 0x{byte:02x} at position {error.start:,} is not UTF-8"
+        ) from error
 
 
 def evaluate(args: Namespace, console: Console) -> int:
