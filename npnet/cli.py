@@ -1,8 +1,8 @@
 """The command line: flags, named as makemore.py names them where it has them, and how a command
 ends.
 
-Exit status: 0; 2 for what a user got wrong, with one line on stderr; 3 for a model whose loss or
-probabilities are no finite numbers; 129, 130 and 143 for SIGHUP, SIGINT and SIGTERM.
+Exit status: 0; 2 for a user's mistake, with one line on stderr; 3 for a model whose loss or
+probabilities are not finite; 129, 130 and 143 for SIGHUP, SIGINT and SIGTERM.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def _run(argv, console):
 
 def _failed(error):
     """Say in one line what was wrong -> exit status."""
-    if isinstance(error, BrokenPipeError):  # whoever read our output has seen enough
+    if isinstance(error, BrokenPipeError):  # the reader of our output has seen enough
         return 0
     if isinstance(error, OSError) and error.filename:
         error = f"{error.filename}: {error.strerror}"

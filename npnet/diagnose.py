@@ -41,7 +41,7 @@ class Observed:
 def chain(model: Model) -> list[Layer]:
     """The layers of the network in order.
 
-    A network that is no plain chain, or has no tanh in it, is a ValueError.
+    A network that is not a plain chain, or has no tanh in it, is a ValueError.
     """
 
     def flat(layer: Layer) -> Iterator[Layer]:
@@ -62,7 +62,7 @@ def chain(model: Model) -> list[Layer]:
 
 
 def observe(model: Model, x: np.ndarray, y: np.ndarray) -> list[Observed]:
-    """What every tanh gave and got on one minibatch, in order.
+    """The output of every tanh on one minibatch, and its gradient, in order.
 
     The same passes as model.loss_and_grad(x, y), one layer at a time: every gradient is left in
     model.grad.
@@ -192,8 +192,8 @@ def figures(
     drawn = {}
     for name, title, label, arrays in (
         ("activations", "Activations", "activation", outs),
-        ("gradients", "Gradients of the loss by the activations", GRADIENT, grads),
-        ("weight-gradients", "Gradients of the loss by the weights", GRADIENT, weights),
+        ("gradients", "Gradients of the activations", GRADIENT, grads),
+        ("weight-gradients", "Gradients of the weights", GRADIENT, weights),
     ):
         drawn[name] = _histograms(arrays)
         drawn[name].axes[0].set(title=f"{title}, step {step}", xlabel=label, ylabel="density")

@@ -39,9 +39,10 @@ ENDLESS_EVERY = 10  # steps from line to line of history.csv where a preset has 
 
 
 class Folder:
-    """Open while the run lives, `with Folder(path) as folder:`, and locked against a second one.
+    """Open while the run is at work, `with Folder(path) as folder:`, and locked against a second.
 
-    resume wants a run in it, overwrite replaces one; without either a run in it is a ValueError.
+    resume needs a run in the folder, overwrite replaces one; without either, a run that is already
+    there is a ValueError.
     """
 
     def __init__(self, path: str | Path, resume: bool = False, overwrite: bool = False):

@@ -158,8 +158,9 @@ def embedding(model: Model, vocabulary: Vocabulary) -> Any:
 
 
 def dlogits(model: Model, vocabulary: Vocabulary, data: Data) -> Any:
-    """The lecture's map: the gradient of the loss by the logits of a few examples, which pulls up
-    the character that comes next and pushes down the others by their probability."""
+    """The lecture's map: the gradient of the loss with respect to the logits of a few examples. A
+    step against it pulls up the character that comes next and pushes down every other one in
+    proportion to its probability."""
     x, y = _examples(model, vocabulary, data)
     V = len(vocabulary)
     logits = model.logits(x).reshape(-1, V)
@@ -169,7 +170,7 @@ def dlogits(model: Model, vocabulary: Vocabulary, data: Data) -> Any:
     gradient = ops.cross_entropy_backward(1.0, cache) * len(counted)
     figure, axes = _axes(
         min(30.0, max(6.0, 0.26 * V + 2.5)), 0.2 * len(counted) + 2,
-        "Gradient of the loss by the logits", "logit of the character", "context and what follows",
+        "Gradient of the logits", "logit of the character", "context and what follows",
     )  # fmt: skip
     labels = _labels(vocabulary)
     rows = [
@@ -184,7 +185,7 @@ def dlogits(model: Model, vocabulary: Vocabulary, data: Data) -> Any:
 
 
 def layers(model: Model, vocabulary: Vocabulary, data: Data) -> Any:
-    """For every layer how its activations, and the gradients of the loss by them, are spread."""
+    """How the activations of every layer, and their gradients, are spread."""
     x, y = _examples(model, vocabulary, data, most=1000)
     seen = record(model, x, y)
     names = list(seen)
@@ -196,7 +197,7 @@ def layers(model: Model, vocabulary: Vocabulary, data: Data) -> Any:
         _spread(right, row, sizes, ORANGE)
     left.set(title="Activations", xlabel="value: median, middle half, 1 % to 99 %")
     right.set(
-        title="Gradients of the loss by them, those that are not 0", xscale="log",
+        title="Their gradients, without those that are 0", xscale="log",
         xlabel="size (nats per unit): median, middle half, 1 % to 99 %",
     )  # fmt: skip
     for axes in (left, right):
@@ -218,8 +219,8 @@ def _spread(axes, row, values, color):
 def record(
     model: Model, x: np.ndarray, y: np.ndarray
 ) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
-    """Name of each layer -> (its output, the gradient of the loss by it or None), in order, of one
-    training pass. Every gradient is left in model.grad."""
+    """Name of each layer -> (its output, the output's gradient or None), in order, of one training
+    pass. Every gradient is left in model.grad."""
     found: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
     innermost = [
         (prefix.rstrip("."), layer)

@@ -64,7 +64,7 @@ def derivative(
 def confirm(
     f: Function, inputs: Arrays, dys: Sequence[np.ndarray], wrt: Sequence[str], found: Derivative
 ) -> Derivative:
-    """`found` again, where it contradicts somebody, with more effort.
+    """`found` checked again, with more effort, because a gradient contradicts it.
 
     Central differences in every element decide whether they or `found` stand. And where the
     gradient jumps right beside the point, as among three equal numbers to be sorted, what it is

@@ -143,7 +143,7 @@ def differences(
     """Sixteen calls of f an element where it is smooth, and as many again for each 32 times smaller
     step where the bound is still too wide: for a kink, a pole or the border of a domain nearby.
 
-    Where f raises, or is no number, beside the point, that side is not used. `windows` has the only
+    Where f raises, or is NaN, beside the point, that side is not used. `windows` has the only
     elements of an input to be differentiated; the rest is not judged.
     """
     found = nothing(inputs, wrt, "central differences")
