@@ -3,10 +3,10 @@ Markdown.
 
     python -m benchmarks.habits [EXAMPLES]
 
-Every wrong backward pass of tests/wrong_backwards.py is put to every habit, on the same number of
-random examples. The first columns change one thing each against a comparison that has none of these
-habits. A habit that would reject correct code is no test at all, so a tolerance that has to be
-chosen is the smallest power of ten that every correct pass satisfies.
+Every wrong backward pass of tests/wrong_backwards.py is tested with every habit, on the same number
+of random examples. The first columns each change one thing in a comparison that has none of these
+habits. A test that rejects correct code is useless, so a tolerance that has to be chosen is the
+smallest power of ten that every correct pass satisfies.
 """
 
 import collections

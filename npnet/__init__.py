@@ -20,6 +20,7 @@ _HOME = {
     "optim": ["SGD", "AdamW"],
     "random": ["TorchGenerator"],
     "sample": ["generate"],
+    "text": ["Text", "TextVocabulary", "random_windows", "read_text", "split_text"],
     "train": ["calibrate", "evaluate", "fit", "minibatches"],
 }
 __all__ = sorted(name for names in _HOME.values() for name in names)

@@ -10,6 +10,7 @@ Nothing in it is evaluated. What numpy.savez never writes, such as a compressed 
 member, is refused.
 """
 
+import errno
 import io
 import json
 import math
@@ -28,11 +29,13 @@ import numpy as np
 from npnet.data import Vocabulary, open_regular
 from npnet.models import Config, Model, build, parameter_count
 from npnet.random import TorchGenerator
+from npnet.text import TEXT, WORDS
 
 FORMAT = "npnet-1"
 LARGEST_DIRECTORY = 2 << 20
 LARGEST_META = 8 << 20
 LARGEST_GENERATOR = 1 << 16
+VOCABULARIES = {data.name: data.vocabulary for data in (WORDS, TEXT)}
 FOREIGN = "not a complete .npz file; expected a model saved by npnet train"
 HEADER = re.compile(
     rb"\{'descr': '([<>|][a-zA-Z]\d+)', 'fortran_order': False, 'shape': \(([\d, ]*)\), \} *\n"
@@ -61,6 +64,11 @@ class Checkpoint:
 def save(path: str | Path, checkpoint: Checkpoint) -> None:
     """Write the checkpoint to `path`, whole or not at all: a file that is there stays until the new
     one is complete and on the disk. An OSError names `path`."""
+    write_whole(Path(path), lambda file: write(file, checkpoint))
+
+
+def write(file: BinaryIO, checkpoint: Checkpoint) -> None:
+    """Write the checkpoint to an open file."""
     model = checkpoint.model
     arrays: dict[str, Any] = {
         f"{group}/{name}": array
@@ -72,22 +80,33 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
         )
         for name, array in members.items()
     }
-    meta = np.array(description(checkpoint, arrays))
-    write_whole(Path(path), lambda file: np.savez(file, meta=meta, **arrays))
+    np.savez(file, meta=np.array(description(checkpoint, arrays)), **arrays)
 
 
 def description(checkpoint: Checkpoint, entries: Iterable[str]) -> str:
     """The JSON text that says what a file with these entries holds."""
+    vocabulary = type(checkpoint.vocabulary)
+    data = next(name for name, known in VOCABULARIES.items() if known is vocabulary)
     return json.dumps(
         {
             "format": FORMAT,
             "kind": checkpoint.model.kind,
             "config": asdict(checkpoint.model.config),
+            "data": data,
             "characters": checkpoint.vocabulary.characters,
             "run": checkpoint.meta,
             "entries": list(entries),
         }
     )
+
+
+def make_folder(path: Path) -> None:
+    """The folder and those above it, where they are not there. What is there and no folder is a
+    NotADirectoryError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, "Not a directory", str(path)) from error
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -96,7 +115,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     `path`."""
     unfinished = path.with_name(path.name + ".unfinished")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         unfinished.unlink(missing_ok=True)
         try:
             with open(unfinished, "xb") as file:  # "x": not through a link that was put there
@@ -161,11 +180,12 @@ def _checkpoint(file: BinaryIO) -> Checkpoint:
 def described(head: dict[str, Any], size: int) -> tuple[Model, Vocabulary]:
     """(model, vocabulary) by the head of a file of `size` bytes, every number still to be filled
     in. Sizes for which the file has no room are a ValueError before a model is built."""
-    config, vocabulary = _config(head["config"]), Vocabulary(head["characters"])
+    if head["data"] not in VOCABULARIES:
+        raise ValueError(f"data is {shown(head['data'])}; there are {', '.join(VOCABULARIES)}")
+    config, vocabulary = _config(head["config"]), VOCABULARIES[head["data"]](head["characters"])
     if vocabulary.characters != head["characters"] or len(vocabulary) != config.vocab_size:
-        raise ValueError(
-            f"{shown(head['characters'])} are not {config.vocab_size - 1} characters in order"
-        )
+        n = config.vocab_size - len(vocabulary.boundary)
+        raise ValueError(f"{shown(head['characters'])} are not {n} characters in order")
     needed = parameter_count(head["kind"], config) * np.dtype(config.dtype).itemsize
     if needed > size:
         raise ValueError(f"its sizes ask for {needed:,} bytes of parameters, more than it has")
@@ -251,9 +271,11 @@ def parsed(text: str) -> dict[str, Any]:
         raise ValueError("its description is no JSON object")
     if head.get("format") != FORMAT:
         raise ValueError(f"format {shown(head.get('format'))}; this npnet reads {FORMAT!r}")
+    head.setdefault("data", "words")  # npnet 0.1 knew no other
     for name, kind in (
         ("kind", str),
         ("config", dict),
+        ("data", str),
         ("characters", str),
         ("run", dict),
         ("entries", list),

@@ -1,8 +1,8 @@
 """The command line: flags, named as makemore.py names them where it has them, and how a command
 ends.
 
-Exit status: 0; 2 for what a user got wrong, with one line on stderr; 3 for a model whose loss or
-probabilities are no finite numbers; 129, 130 and 143 for SIGHUP, SIGINT and SIGTERM.
+Exit status: 0; 2 for a user's mistake, with one line on stderr; 3 for a model whose loss or
+probabilities are not finite; 129, 130 and 143 for SIGHUP, SIGINT and SIGTERM.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def _run(argv, console):
 
 def _failed(error):
     """Say in one line what was wrong -> exit status."""
-    if isinstance(error, BrokenPipeError):  # whoever read our output has seen enough
+    if isinstance(error, BrokenPipeError):  # the reader of our output has seen enough
         return 0
     if isinstance(error, OSError) and error.filename:
         error = f"{error.filename}: {error.strerror}"
@@ -90,7 +90,7 @@ def _parsers(commands, results):
     """The parser of everything, and the parser of each command by name."""
     parser = Parser(
         prog="npnet",
-        description="Train small character models on a list of words, with NumPy alone.",
+        description="Train small character models on words or running text, with NumPy alone.",
     )
     parser.add_argument("--version", action="version", version=f"npnet {__version__}")
     group = parser.add_subparsers(required=True, dest="name", metavar="COMMAND", title="commands")
@@ -98,7 +98,8 @@ def _parsers(commands, results):
 
     def command(run, add_flags, help, **options):
         name = run.__name__
-        p = subparsers[name] = group.add_parser(name, help=help, **options)
+        about = f"{help[0].upper()}{help[1:]}."
+        p = subparsers[name] = group.add_parser(name, help=help, description=about, **options)
         p.set_defaults(command=run)
         add_flags(p)
         p.add_argument("-q", "--quiet", action="store_true", help="no progress lines")
@@ -110,7 +111,7 @@ def _parsers(commands, results):
         epilog=commands.presets_text(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command(commands.sample, _sample_flags, "draw words from a trained model")
+    command(results.sample, _sample_flags, "draw words from a trained model")
     command(
         commands.diagnose,
         _diagnose_flags,
@@ -133,6 +134,14 @@ def _train_flags(p):
         p.add_argument(name, action="store_true", help=help)
 
     _input_file(p, "words, one a line (default: the names.txt of npnet)")
+    p.add_argument(
+        "--text",
+        metavar="FILE",
+        nargs="?",
+        const=True,
+        type=not_empty,
+        help="running text in the place of words (without FILE: the play.txt of npnet)",
+    )
     flag("-o", "--work-dir", metavar="DIR", type=folder_name, help="keep the run in this folder")
     switch("--resume", "go on with the run in --work-dir, bit for bit")
     switch("--overwrite", "replace the run in --work-dir by this one")
@@ -148,9 +157,15 @@ def _train_flags(p):
         type=not_empty,
         help="a published run, see below (default: the notebook's MLP)",
     )
-    flag("--type", metavar="TYPE", type=not_empty, help="short for --preset makemore-TYPE")
+    flag(
+        "--type",
+        metavar="TYPE",
+        type=not_empty,
+        help="short for --preset makemore-TYPE, with --text for --preset text-TYPE",
+    )
     flag("--max-steps", type=steps, help="stop after N steps; a preset takes -1 for never")
     flag("--seed", type=int, help="seed of the random stream")
+    flag("--block-size", type=positive, help="characters of text that a model sees at once")
     flag("-b", "--batch-size", type=positive, help="examples a step")
     flag("-l", "--learning-rate", metavar="X", type=rate, help="learning rate")
     flag(
@@ -182,11 +197,15 @@ def _sample_flags(p):
         "-n",
         "--num-samples",
         type=positive,
-        default=20,
         metavar="N",
-        help="how many words (default: 20)",
+        help="how many words (default: 20), or characters of text (default: 500)",
     )
-    p.add_argument("--prompt", default="", metavar="TEXT", help="what each word begins with")
+    p.add_argument(
+        "--prompt",
+        default="",
+        metavar="TEXT",
+        help="what each word or the text begins with; for a text - reads standard input",
+    )
     p.add_argument(
         "--temperature",
         type=float,
@@ -200,7 +219,7 @@ def _sample_flags(p):
     p.add_argument(
         "--seed", type=int, default=LECTURE_SEED, metavar="N", help="seed of the random stream"
     )
-    _input_file(p, "the words of the training run, if they have moved")
+    _input_file(p, "the words or the text of the training run, if moved")
 
 
 def _diagnose_flags(p):
@@ -228,9 +247,11 @@ def _diagnose_flags(p):
 
 def _evaluate_flags(p):
     _model(p)
-    _input_file(p, "other words than those of the training run")
+    _input_file(p, "other words or another text than those of the training run")
     p.add_argument(
-        "--per-word", action="store_true", help="also the likeliest and the unlikeliest words"
+        "--per-word",
+        action="store_true",
+        help="also the likeliest and the unlikeliest words, or lines of a text",
     )
 
 
@@ -255,7 +276,7 @@ def _plot_flags(p):
     )
     p.add_argument("--format", choices=["png", "svg"], default="png", help="default: %(default)s")
     p.add_argument("--word", metavar="TEXT", help="the word whose attention is drawn")
-    _input_file(p, "the words of the training run, if they have moved")
+    _input_file(p, "the words or the text of the training run, if moved")
 
 
 def _export_flags(p):

@@ -1,4 +1,4 @@
-"""What the commands do: train, sample, diagnose. Each takes the flags and the Console."""
+"""What the commands do that train: train, diagnose. Each takes the flags and the Console."""
 
 import contextlib
 import math
@@ -9,14 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from npnet import folder as folders
-from npnet.data import NAMES, read_words
-from npnet.presets import ENDLESS, LECTURE_SEED, MAKEMORE_NAMES, PRESETS, fingerprint, named
+from npnet.presets import ENDLESS, LECTURE_SEED, PRESETS, TEXT_RUN, fingerprint, named
 from npnet.progress import Console, Interrupted
-from npnet.random import TorchGenerator
-from npnet.sample import generate, mark_words
+from npnet.results import print_drawn
+from npnet.text import TEXT, WORDS
 from npnet.train import Diverged
-
-MOST_AT_ONCE = 1000  # words drawn side by side by `sample`
 
 
 def presets_text() -> str:
@@ -36,23 +33,28 @@ def train(args: Namespace, console: Console) -> int:
         raise ValueError(f"{' and '.join(map(_spelled, exclusive))} exclude each other")
     if args.sample_only:
         return _sample_only(args, console)
+    if isinstance(args.text, str):
+        if args.input_file:
+            raise ValueError("--text FILE and --input-file exclude each other")
+        args.input_file = args.text
     if args.resume:
         new = None
     else:
-        new = _chosen_preset(args), _words(args.input_file or NAMES, console), args.input_file
+        preset = _chosen_preset(args)
+        new = preset, _read(preset, args.input_file, console), args.input_file
     with contextlib.ExitStack() as stack:
         folder = saved = None
         if args.work_dir:
             folder = stack.enter_context(folders.Folder(args.work_dir, args.resume, args.overwrite))
             console.stdout.survives = True
             saved = folder.load() if args.resume else None
-        preset, words, source = new or _resumed(args, saved, console)
+        preset, data, source = new or _resumed(args, saved, console)
         console.stage("preparing")
-        run = preset.prepare(words)
+        run = preset.prepare(data)
         run.stage = lambda what: console.stage(what).advance
         with console.deferred():
-            start = folder.begin(run, words, source, saved) if folder else 0
-        _announce(run, words, source, start, console)
+            start = folder.begin(run, data, source, saved) if folder else 0
+        _announce(run, data, source, start, console)
         try:
             _carry_out(run, start, folder, args.save_every, console)
         except FloatingPointError as error:
@@ -81,7 +83,7 @@ def _carry_out(run, start, folder, save_every, console):
         folder.history.write()
     if losses.exploded(len(run.vocabulary)):
         print(f"npnet: {losses.story()}; try a lower --learning-rate", file=sys.stderr)
-    elif run.preset.name == "notebook" and not console.progress.quiet:
+    elif run.preset.original is None and not console.progress.quiet:
         print(_next_steps(run, folder), file=sys.stderr)
 
 
@@ -95,12 +97,13 @@ def _steps(run, start, folder, save_every, console, losses):
         done, now = step + 1, time.perf_counter()
         losses.add(float(loss))
         stage.advance(done)
-        best = run.best
         run.report(step, loss, now - before)
         if folder:
             folder.record(run, step, loss)
             if run.improved:
-                run.best = _keep_best(run, done, folder, best)
+                _warn(folder.keep_best(run, done))
+                best = f"test loss {run.best} is the best so far"
+                print(f"{best}, saving model to {folder.path / folders.MODEL}", flush=True)
             if not console.signal:
                 _warn(folder.save_now_and_then(run, done, save_every))
         if console.signal or (endless and console.stdout.error):
@@ -109,20 +112,12 @@ def _steps(run, start, folder, save_every, console, losses):
     return done
 
 
-def _keep_best(run, done, folder, before):
-    """Keep the best model so far -> its test loss, or that of the best `before` where this one
-    could not be kept."""
-    try:
-        path = folder.keep(run, done)
-    except OSError as error:
-        _warn(error)
-        return before
-    print(f"test loss {run.best} is the best so far, saving model to {path}", flush=True)
-    return run.best
-
-
 def _next_steps(run, folder):
-    """What to try after the default run."""
+    """What to try after a run of our own."""
+    if run.preset.data is TEXT:
+        if folder:
+            return f"next: {folders.command('sample', folder.path)} --prompt 'The '"
+        return "next: npnet train --text -o out keeps the model"
     step, val = run.lowest
     if val < run.evaluation["val"] - 0.02:
         steps = f"the validation loss was lowest, {val:.3f}, at step {step:,}: --max-steps {step}; "
@@ -156,26 +151,33 @@ class Losses:
         return self.mean > 1.5 * max(self.first, math.log(V))
 
 
-def _words(path, console):
+def _read(preset, path, console):
+    path = path or preset.data.default_file
     console.stage(f"reading {Path(path).name}")
-    return read_words(path)
+    return preset.data.read(path)
 
 
 def _chosen_preset(args):
     if args.preset and args.type:
         raise ValueError("--preset and --type exclude each other")
+    family = "makemore-" if args.text is None else "text-"
     if args.type:
-        types = [name.removeprefix("makemore-") for name in PRESETS if name.startswith("makemore-")]
+        types = [name.removeprefix(family) for name in PRESETS if name.startswith(family)]
         if args.type not in types:
             raise ValueError(
                 f"unknown type {args.type!r}; there are {', '.join(types)} (see npnet train --help)"
             )
-        return _with_flags(named(f"makemore-{args.type}", args.max_steps), args)
-    return _with_flags(named(args.preset or "notebook", args.max_steps), args)
+    usual = "notebook" if args.text is None else TEXT_RUN
+    name = family + args.type if args.type else args.preset or usual
+    preset = _with_flags(named(name, args.max_steps), args)
+    if args.text is not None and preset.data is not TEXT:
+        raise ValueError(f"--text has no meaning in {preset.name}, which reads a list of words")
+    return preset
 
 
 FLAGS = (
     "seed",
+    "block_size",
     "batch_size",
     "learning_rate",
     "weight_decay",
@@ -201,6 +203,8 @@ def _spelled(flag):
 def _agree(args, preset, but):
     """Refuse flags that say something else than the run in --work-dir, a `preset`, was started
     with."""
+    if args.text is not None and preset.data is not TEXT:
+        raise ValueError(f"the run in {args.work_dir} is on a list of words, not on a text")
     if (args.preset or args.type) and _chosen_preset(args).name != preset.name:
         raise ValueError(f"the run in {args.work_dir} is {preset.name}, which no flag can change")
     if _with_flags(preset, args) != preset:
@@ -208,42 +212,47 @@ def _agree(args, preset, but):
 
 
 def _resumed(args, saved, console):
-    """preset, words and their file (None: our own) of the run that left the checkpoint."""
+    """preset, words or text and their file (None: our own) of the run that left the checkpoint."""
     path = Path(args.work_dir) / folders.LAST
-    preset, _ = folders.judged(saved.meta, path)
+    preset, _ = folders.judged(saved, path)
     _agree(args, preset, "--resume takes only --max-steps")
     source = args.input_file or saved.meta["input_file"]
     try:
-        words = _words(source or NAMES, console)
+        data = _read(preset, source, console)
     except ValueError as error:
         if args.input_file:
             raise
-        raise ValueError(f"{error}; if the words have moved, -i FILE finds them") from None
-    if fingerprint(words) != saved.meta["words"]:
+        moved = "words have moved, -i FILE finds them"
+        if preset.data is TEXT:
+            moved = "text has moved, -i FILE finds it"
+        raise ValueError(f"{error}; if the {moved}") from None
+    if fingerprint(data) != saved.meta["words"]:
         raise ValueError(
-            f"{source or NAMES} has other words than the run in {args.work_dir} was started with"
+            f"{source or preset.data.default_file} is {preset.data.another} than the run in "
+            f"{args.work_dir} was started with"
         )
     return (
         (preset if args.max_steps is None else replace(preset, stop=args.max_steps)),
-        words,
+        data,
         source,
     )
 
 
-def _announce(run, words, source, start, console):
-    """One line on what is trained, one on where a resumed run stands, one on foreign words."""
+def _announce(run, data, source, start, console):
+    """One line on what is trained, one on where a resumed run stands, one on a foreign list or
+    text."""
     preset = run.preset
     lines = [
-        f"{preset.kind}: {run.model.data.size:,} parameters, {len(words):,} words "
-        f"from {Path(source or NAMES).name}"
+        f"{preset.kind}: {run.model.data.size:,} parameters, {len(data):,} {preset.data.unit} "
+        f"from {Path(source or preset.data.default_file).name}"
     ]
     if start:
         end = f" to {preset.last:,}" if preset.last < ENDLESS else ""
         lines.append(f"from step {start:,}{end}{_rates(run, start)}")
-    if preset.name != "notebook" and fingerprint(words) != MAKEMORE_NAMES:
+    if preset.original and fingerprint(data) != preset.original[0]:
         lines.append(
-            f"the published figures of {preset.name} belong to another list of words, "
-            "the names.txt of makemore"
+            f"the published figures of {preset.name} belong to {preset.data.another}, "
+            f"{preset.original[1]}"
         )
     if not console.progress.quiet:
         print(*lines, sep="\n", file=sys.stderr)
@@ -282,17 +291,6 @@ def _hint(folder):
     return f"; to go on: {folders.command('train -o', folder.path)} --resume"
 
 
-# sample
-
-
-def sample(args: Namespace, console: Console) -> int:
-    trained = folders.open_model(args.model, args.input_file)
-    _print_words(
-        trained, args.num_samples, args.seed, args.prompt, args.temperature, args.top_k, console
-    )
-    return 0
-
-
 def _sample_only(args, console):
     trained = folders.open_model(args.work_dir, args.input_file)
     for flag in ("max_steps", "save_every"):
@@ -303,33 +301,9 @@ def _sample_only(args, console):
     _agree(args, trained.preset, "--sample-only takes only --seed and --top-k")
     top_k = None if top_k == -1 else top_k
     seed = LECTURE_SEED if seed is None else seed
-    _print_words(trained, 50, seed, "", 1.0, top_k, console)
+    n = 50 if trained.preset.data is WORDS else None
+    print_drawn(trained, n, seed, "", 1.0, top_k, console)
     return 0
-
-
-def _print_words(trained, n, seed, prompt, temperature, top_k, console):
-    """n words, marked "in train", "in test" or "new" where the words of its run are at hand."""
-    generator = TorchGenerator(seed)
-    known = trained.words and trained.preset.divide(trained.words)
-    stage = console.stage("drawing words", n)
-    for done in range(0, n, MOST_AT_ONCE):
-        words = generate(
-            trained.model,
-            trained.vocabulary,
-            generator,
-            min(MOST_AT_ONCE, n - done),
-            prompt=prompt,
-            temperature=temperature,
-            top_k=top_k,
-        )
-        if done == 0 and trained.path.name != folders.MODEL and not console.progress.quiet:
-            print(f"npnet: drawn from {trained.path}, of step {trained.step:,}", file=sys.stderr)
-        if known is None:
-            print(*words, sep="\n")
-        else:
-            for word, mark in mark_words(words, *known):
-                print(f"{word:<20} {mark}")
-        stage.advance(done + len(words))
 
 
 # diagnose
@@ -340,6 +314,6 @@ def diagnose(args: Namespace, console: Console) -> int:
         from npnet import diagnose as diagnostics
 
     preset = named(args.preset, args.max_steps)
-    words = _words(args.input_file or NAMES, console)
+    words = _read(preset, args.input_file, console)
     diagnostics.diagnose(preset, words, args.plot, lambda what: console.stage(what).advance)
     return 0

@@ -25,9 +25,15 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.lib.stride_tricks import sliding_window_view
 
-NAMES = Path(__file__).with_name("names.txt")  # where a wheel has it
-if not NAMES.exists():
-    NAMES = Path(__file__).parents[1] / "names.txt"  # and a clone
+
+def our_own(name: str) -> Path:
+    """Where a file that comes with npnet is: beside the modules in a wheel, above them in a
+    clone."""
+    path = Path(__file__).with_name(name)
+    return path if path.exists() else Path(__file__).parents[1] / name
+
+
+NAMES = our_own("names.txt")
 LONGEST_WORD = 1000
 LARGEST_FILE = 100_000_000  # bytes
 _CHUNK = 1 << 20  # characters translated at a time
@@ -107,17 +113,19 @@ class Vocabulary:
         len()         how many numbers there are, '.' included
     """
 
+    boundary = "."
+
     def __init__(self, words: Iterable[str]):
         self.characters = "".join(sorted(set().union(*words)))
         if not self.characters:
             raise DataError("a vocabulary needs at least one character, and there is none")
-        if "." in self.characters:
+        if self.boundary and self.boundary in self.characters:
             raise DataError(
                 "'.' is reserved for the end of a word and cannot be a character of one"
             )
-        self.itos = dict(enumerate("." + self.characters))
+        self.itos = dict(enumerate(self.boundary + self.characters))
         self.stoi = {character: number for number, character in self.itos.items()}
-        codes = _codes("." + self.characters)
+        codes = code_points(self.boundary + self.characters)
         self._ids = np.full(codes.max() + 2, -1, np.min_scalar_type(-len(codes)))
         self._ids[codes] = np.arange(len(codes))
 
@@ -125,13 +133,13 @@ class Vocabulary:
         return len(self.itos)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Vocabulary) and self.characters == other.characters
+        return type(self) is type(other) and self.characters == other.characters
 
     def __hash__(self) -> int:
         return hash(self.characters)
 
     def __repr__(self) -> str:
-        return f"Vocabulary({self.characters!r})"
+        return f"{type(self).__name__}({self.characters!r})"
 
     def encode(self, text: str) -> np.ndarray:
         """The number of each character, (len(text),). '.' is 0, so words joined by '.' can be
@@ -142,16 +150,19 @@ class Vocabulary:
         """The same in the smallest dtype that also has room for -1."""
         ids = np.empty(len(text), self._ids.dtype)
         for start in range(0, len(text), _CHUNK):
-            codes = _codes(text[start : start + _CHUNK])
+            codes = code_points(text[start : start + _CHUNK])
             self._ids.take(codes, mode="clip", out=ids[start : start + _CHUNK])
         if ids.min(initial=0) < 0:
             place = int(ids.argmin())
-            word = text[:place].rpartition(".")[2] + text[place:].partition(".")[0]
             raise DataError(
-                f"{text[place]!r} in {reprlib.repr(word)} is not in the vocabulary "
-                f"{reprlib.repr(self.characters)}"
+                f"{text[place]!r} in {reprlib.repr(self._around(text, place))} is not in the "
+                f"vocabulary {reprlib.repr(self.characters)}"
             )
         return ids
+
+    def _around(self, text: str, place: int) -> str:
+        """The word in which the place lies."""
+        return text[:place].rpartition(".")[2] + text[place:].partition(".")[0]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The characters with these numbers, one for each: a 0 becomes '.' and does not stop."""
@@ -163,7 +174,8 @@ class Vocabulary:
             ) from None
 
 
-def _codes(text: str) -> np.ndarray:
+def code_points(text: str) -> np.ndarray:
+    """The code point of each character, uint32."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
 
 

@@ -17,13 +17,15 @@ from typing import Any
 import numpy as np
 
 from npnet import ops, train
+from npnet.checkpoint import make_folder
 from npnet.layers import BatchNorm, Layer, Linear, Residual, Sequential, Tanh
 from npnet.models import Model
-from npnet.plot import colors, figure_class
+from npnet.plot import colors, figure_class, save
 from npnet.presets import PRESETS, Lecture, Preset
 
 SATURATED = 0.97
 MOST_POINTS = 2000
+GRADIENT = "gradient (nats per unit)"
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Observed:
 def chain(model: Model) -> list[Layer]:
     """The layers of the network in order.
 
-    A network that is no plain chain, or has no tanh in it, is a ValueError.
+    A network that is not a plain chain, or has no tanh in it, is a ValueError.
     """
 
     def flat(layer: Layer) -> Iterator[Layer]:
@@ -60,7 +62,7 @@ def chain(model: Model) -> list[Layer]:
 
 
 def observe(model: Model, x: np.ndarray, y: np.ndarray) -> list[Observed]:
-    """What every tanh gave and got on one minibatch, in order.
+    """The output of every tanh on one minibatch, and its gradient, in order.
 
     The same passes as model.loss_and_grad(x, y), one layer at a time: every gradient is left in
     model.grad.
@@ -146,7 +148,7 @@ def diagnose(
         raise ValueError(f"--max-steps must be at least 1 here, got {preset.stop}")
     if plot_dir:
         figure_class()
-        Path(plot_dir).mkdir(parents=True, exist_ok=True)
+        make_folder(Path(plot_dir))
     run = preset.prepare(words)
     chain(run.model)
     last = preset.last - 1
@@ -173,9 +175,7 @@ def diagnose(
         stage("drawing the pictures")
         print()
         for name, figure in figures(run.model, tanhs, sizes, last).items():
-            path = Path(plot_dir) / f"{name}.png"
-            figure.savefig(path, dpi=120)
-            print(f"saved to {path}")
+            save(figure, Path(plot_dir) / f"{name}.png")
 
 
 def figures(
@@ -192,8 +192,8 @@ def figures(
     drawn = {}
     for name, title, label, arrays in (
         ("activations", "Activations", "activation", outs),
-        ("gradients", "Gradients of the loss by the activations", "gradient", grads),
-        ("weight-gradients", "Gradients of the loss by the weights", "gradient", weights),
+        ("gradients", "Gradients of the activations", GRADIENT, grads),
+        ("weight-gradients", "Gradients of the weights", GRADIENT, weights),
     ):
         drawn[name] = _histograms(arrays)
         drawn[name].axes[0].set(title=f"{title}, step {step}", xlabel=label, ylabel="density")

@@ -5,6 +5,7 @@ with, or the best so far where the original keeps that one. history.csv has one 
 thousandth of the steps, and one for each evaluation.
 """
 
+import io
 import math
 import os
 import shlex
@@ -13,13 +14,14 @@ import sys
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from npnet import checkpoint
-from npnet.data import NAMES, DataError, read_words
+from npnet.data import DataError
 from npnet.models import Model
 from npnet.presets import ENDLESS, Preset, fingerprint, restored
 from npnet.runs import Run
@@ -37,20 +39,22 @@ ENDLESS_EVERY = 10  # steps from line to line of history.csv where a preset has 
 
 
 class Folder:
-    """Open while the run lives, `with Folder(path) as folder:`, and locked against a second one.
+    """Open while the run is at work, `with Folder(path) as folder:`, and locked against a second.
 
-    resume wants a run in it, overwrite replaces one; without either a run in it is a ValueError.
+    resume needs a run in the folder, overwrite replaces one; without either, a run that is already
+    there is a ValueError.
     """
 
     def __init__(self, path: str | Path, resume: bool = False, overwrite: bool = False):
         self.path, self.resume, self.overwrite = Path(path), resume, overwrite
         self.failed = False
         self.saved_step: int | None = None
+        self.unkept: bytes | None = None  # a model.npz that could not be written yet
 
     def __enter__(self) -> "Folder":
         if self.resume and not (self.path / LAST).exists():
             raise ValueError(f"{self.path} holds no run to resume: there is no {LAST} in it")
-        self.path.mkdir(parents=True, exist_ok=True)
+        checkpoint.make_folder(self.path)
         self._lock = _locked(self.path)
         try:
             taken = [name for name in (LAST, MODEL) if (self.path / name).exists()]
@@ -74,7 +78,7 @@ class Folder:
     def begin(
         self,
         run: Run,
-        words: list[str],
+        data: Any,
         input_file: str | Path | None,
         saved: checkpoint.Checkpoint | None = None,
     ) -> int:
@@ -88,7 +92,7 @@ class Folder:
         self.origin = {
             "preset": asdict(run.preset),
             "input_file": input_file and str(Path(input_file).resolve()),
-            "words": fingerprint(words),
+            "words": fingerprint(data),
         }
         self.began = time.perf_counter() - seconds
         self.every = max(1, run.preset.steps // 1000) if run.preset.steps >= 0 else ENDLESS_EVERY
@@ -113,13 +117,16 @@ class Folder:
         self.history.add("" if cell is None else str(cell) for cell in cells)
 
     def save(self, run: Run, step: int) -> None:
-        """last.npz, so that the run can go on with step `step`."""
+        """last.npz, so that the run can go on with step `step`: after the best model so far, lest a
+        resumed run begin beyond a model that nobody has kept."""
         optimizer = run.optimizer.state() if run.optimizer else {}
         generators = {name: generator.state() for name, generator in run.generators.items()}
         try:
             self.history.write()
         finally:  # the run matters more than its history
-            self._write(LAST, run, step, optimizer, generators)
+            self._keep_unkept()
+            content = self._content(run, step, False, optimizer, generators)
+            checkpoint.save(self.path / LAST, content)
         self.saved_step, self.saved_at, self.failed = step, time.perf_counter(), False
 
     def save_now_and_then(self, run: Run, step: int, every: int | None = None) -> OSError | None:
@@ -131,23 +138,44 @@ class Folder:
         try:
             self.save(run, step)
         except OSError as error:
-            self.saved_at, first, self.failed = now, not self.failed, True
-            return error if first else None
+            self.saved_at = now
+            return self._unless_known(error)
+        return None
+
+    def _unless_known(self, error):
+        first, self.failed = not self.failed, True
+        return error if first else None
+
+    def keep_best(self, run: Run, step: int) -> OSError | None:
+        """model.npz -> None, or the OSError of a failure that is not yet known. The next `save`
+        then tries again, with the model as it is now."""
+        try:
+            self.keep(run, step)
+        except OSError as error:
+            return self._unless_known(error)
         return None
 
     def keep(self, run: Run, step: int) -> Path:
         """model.npz -> its path."""
-        self._write(MODEL, run, step, {}, {})
+        packed = io.BytesIO()
+        checkpoint.write(packed, self._content(run, step, True, {}, {}))
+        self.unkept = packed.getvalue()
+        self._keep_unkept()
         return self.path / MODEL
 
-    def _write(self, name, run, step, optimizer, generators):
+    def _keep_unkept(self):
+        if self.unkept is not None:
+            content = self.unkept
+            checkpoint.write_whole(self.path / MODEL, lambda file: file.write(content))
+            self.unkept = None
+
+    def _content(self, run, step, settled, optimizer, generators):
         if not np.isfinite(run.model.data).all():
             raise Diverged(f"a parameter is no finite number after {step} steps")
         seconds = round(time.perf_counter() - self.began, 3)
-        meta = {"step": step, "best": run.best, "seconds": seconds, "settled": name == MODEL}
+        meta = {"step": step, "best": run.best, "seconds": seconds, "settled": settled}
         meta |= self.origin
-        content = checkpoint.Checkpoint(run.model, run.vocabulary, meta, optimizer, generators)
-        checkpoint.save(self.path / name, content)
+        return checkpoint.Checkpoint(run.model, run.vocabulary, meta, optimizer, generators)
 
 
 def command(name: str, path: str | Path) -> str:
@@ -230,15 +258,33 @@ class History:
 
 @dataclass
 class Trained:
-    """A model as its run left it. words are those it was trained on, None where they are gone."""
+    """A model as its run left it."""
 
     path: Path
     model: Model
     vocabulary: Any
     preset: Any
     step: int
-    words: list[str] | None
     meta: dict
+    input_file: str | None
+
+    @cached_property
+    def data(self) -> Any:
+        """The words or the text that it was trained on, from input_file if one was named; None
+        where they are gone."""
+        path = self.input_file or self.meta["input_file"] or self.preset.data.default_file
+        try:
+            data = self.preset.data.read(path)
+        except DataError:
+            if self.input_file:
+                raise
+            return None
+        if fingerprint(data) == self.meta["words"]:
+            return data
+        if self.input_file:
+            another = self.preset.data.another
+            raise ValueError(f"{self.input_file} is {another} than the model was trained on")
+        return None
 
 
 def open_model(path: str | Path, input_file: str | None = None) -> Trained:
@@ -249,17 +295,16 @@ def open_model(path: str | Path, input_file: str | None = None) -> Trained:
     """
     place = Path(path)
     path, saved = _newest(place) if place.is_dir() else (place, checkpoint.load(place))
-    preset, step = judged(saved.meta, path)
-    words = _training_words(saved.meta, input_file)
-    model = saved.model
+    preset, step = judged(saved, path)
+    trained = Trained(path, saved.model, saved.vocabulary, preset, step, saved.meta, input_file)
     if preset.settles and not saved.meta["settled"]:
-        if words is None:
+        if trained.data is None:
             raise ValueError(f"{path} needs the words of its run, which are gone: -i FILE")
-        run = preset.prepare(words)
-        checkpoint.fill(run.model.parameters(), model.parameters(), "the model")
+        run = preset.prepare(trained.data)
+        checkpoint.fill(run.model.parameters(), saved.model.parameters(), "the model")
         run.settle()
-        model = run.model
-    return Trained(path, model, saved.vocabulary, preset, step, words, saved.meta)
+        trained.model = run.model
+    return trained
 
 
 def _newest(folder: Path) -> tuple[Path, checkpoint.Checkpoint]:
@@ -270,22 +315,24 @@ def _newest(folder: Path) -> tuple[Path, checkpoint.Checkpoint]:
     path = files[0]
     if len(files) == 2:
         model, last = (saved[path].meta for path in files)
-        (preset, step), (last_preset, last_step) = (
-            judged(saved[path].meta, path) for path in files
-        )
+        (preset, step), (last_preset, last_step) = (judged(saved[path], path) for path in files)
         other = replace(preset, stop=None) != replace(last_preset, stop=None)
         if other or model["words"] != last["words"] or (last["best"] is None and last_step > step):
             path = files[1]
     return path, saved[path]
 
 
-def judged(meta: dict[str, Any], path: Path) -> tuple[Preset, int]:
-    """(preset, step) of a checkpoint's meta; one that npnet train did not write is refused."""
+def judged(saved: checkpoint.Checkpoint, path: Path) -> tuple[Preset, int]:
+    """(preset, step) of a checkpoint; one that npnet train did not write is refused."""
+    meta = saved.meta
     try:
         preset = restored(meta["preset"])
         step, best, seconds, settled = (meta[key] for key in ("step", "best", "seconds", "settled"))
         words, input_file = meta["words"], meta["input_file"]
-    except (KeyError, ValueError) as error:
+    except KeyError as error:  # npnet 0.1 wrote neither seconds nor settled
+        reason = f"not a run of npnet train, or one of npnet 0.1 ({error} is missing)"
+        raise checkpoint.CheckpointError(f"{path}: {reason}") from None
+    except ValueError as error:
         raise checkpoint.CheckpointError(f"{path}: not a run of npnet train ({error})") from None
     wrong = (
         not (type(step) is int and 0 <= step <= ENDLESS)
@@ -294,24 +341,8 @@ def judged(meta: dict[str, Any], path: Path) -> tuple[Preset, int]:
         or type(settled) is not bool
         or not isinstance(words, str)
         or not (input_file is None or isinstance(input_file, str))
+        or type(saved.vocabulary) is not preset.data.vocabulary
     )
     if wrong:
         raise checkpoint.CheckpointError(f"{path}: not a run of npnet train")
     return preset, step
-
-
-def _training_words(meta, input_file):
-    """The words that the run was started with, or None where they are gone and no file was
-    given."""
-    path = input_file or meta["input_file"] or NAMES
-    try:
-        words = read_words(path)
-    except DataError:
-        if input_file:
-            raise
-        return None
-    if fingerprint(words) == meta["words"]:
-        return words
-    if input_file:
-        raise ValueError(f"{input_file} has other words than the model was trained on")
-    return None

@@ -3,7 +3,8 @@
     model = from_makemore(torch.load("out/model.pt"), "transformer")
     state_dict = {name: torch.from_numpy(a) for name, a in to_makemore(model).items()}
 
-torch is the caller's: here a weight is whatever NumPy can read, a tensor on the CPU among it.
+torch is left to the caller: here a weight is anything that NumPy can read, such as a tensor on the
+CPU.
 
 The names of makemore's entries stand beside npnet's in `_names`. Both ways go through one
 dictionary of views of npnet's parameters, in makemore's names and layouts: torch's Linear holds
@@ -37,10 +38,9 @@ def from_makemore(
     """The npnet Model with the weights of makemore.py's model of that `--type`; its sizes come from
     the shapes.
 
-    Not to be seen in the shapes are n_head, and for the bigram, the RNN and the GRU block_size,
-    which their weights do not depend on. The masks that makemore saves with the weights are
-    ignored. An entry that is unknown, missing, misshapen or not finite is a ValueError that names
-    it.
+    The shapes do not show n_head, nor the block_size of the bigram, the RNN and the GRU, on which
+    their weights do not depend. The masks that makemore saves with the weights are ignored. An
+    entry that is unknown, missing, misshapen or not finite is a ValueError that names it.
     """
     if type not in KINDS:
         raise ValueError(f"unknown type {type!r}; makemore has {', '.join(KINDS)}")

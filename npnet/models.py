@@ -157,6 +157,12 @@ class Model:
         """Whether it reads a window of the last block_size tokens and has one output for it."""
         return BUILDERS[self.kind].windowed
 
+    @property
+    def positional(self) -> bool:
+        """Whether it numbers the positions of a sequence, and so reads block_size tokens at
+        most."""
+        return any(isinstance(layer, PositionalEmbedding) for _, layer in self.network.walk())
+
     def start(self, batch: int, length: int | None = None) -> Any:
         """The state before the first token of `batch` sequences of up to `length` tokens.
 

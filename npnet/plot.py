@@ -4,24 +4,32 @@ Every function takes what it draws and returns a matplotlib Figure; matplotlib i
 first is made.
 """
 
-import csv
+import logging
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from npnet import ops
-from npnet.data import Vocabulary, build_dataset, build_sequences
+from npnet.checkpoint import write_whole
+from npnet.data import Vocabulary, build_dataset, build_sequences, open_regular
+from npnet.folder import COLUMNS
 from npnet.layers import CausalAttention, Embedding
 from npnet.models import Model
 
 BLUE, ORANGE, GREEN, GREY = "#2266aa", "#d95f02", "#1b8a5a", "#9aa5b1"
+Data = list[str] | np.ndarray  # words, or a text as ids
 ROWS = 32  # examples in the map of dlogits, as in the lecture
+LARGEST_CELL = 1e40  # of a history; no float32 is larger
 
 
 def figure_class() -> Any:
-    """matplotlib's Figure; a ValueError says how to install it."""
+    """matplotlib's Figure; a ValueError says how to install it. What it logs below errors, such as
+    that it looks for fonts, is not heard."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -29,22 +37,41 @@ def figure_class() -> Any:
     return Figure
 
 
+def save(figure: Any, path: str | Path) -> None:
+    """The figure as a file of the kind that its name ends in, and a line that says so."""
+    path = Path(path)
+    with warnings.catch_warnings():  # a character that the font lacks is drawn as a box
+        warnings.simplefilter("ignore", UserWarning)
+        write_whole(path, lambda file: figure.savefig(file, format=path.suffix[1:], dpi=150))
+    print(f"saved to {path}")
+
+
 def colors(n: int) -> np.ndarray:
-    """n colours that can be told apart, in order."""
+    """n colours in order, from blue over green to red."""
     from matplotlib import colormaps
 
     return colormaps["turbo"](np.linspace(0.05, 0.95, n))
 
 
+def apart(n: int) -> np.ndarray:
+    """n colours that can be told apart, for what has no order."""
+    from matplotlib import colormaps
+
+    return colormaps["tab10"](range(n)) if n <= 10 else colors(n)
+
+
 def read_history(path: str | Path) -> dict[str, np.ndarray]:
     """history.csv as column -> array, NaN where a cell is empty."""
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            header, *rows = csv.reader(file)
-        cells = np.array([[float(cell or "nan") for cell in row] for row in rows])
-        columns = dict(zip(header, cells.T, strict=True))
-        columns["step"]
-    except (KeyError, ValueError) as error:
+        with open_regular(path) as file:
+            header, *lines = file.read().decode().splitlines()
+        if header != COLUMNS or not lines:
+            raise ValueError
+        cells = np.array([[float(cell or "nan") for cell in line.split(",")] for line in lines])
+        columns = dict(zip(COLUMNS.split(","), cells.T, strict=True))
+        if not np.isfinite(columns["step"]).all() or (np.abs(cells) > LARGEST_CELL).any():
+            raise ValueError
+    except ValueError as error:
         raise ValueError(f"{path}: not the history of a run, or an empty one") from error
     return columns
 
@@ -83,7 +110,7 @@ def comparison(histories: dict[str, dict[str, np.ndarray]]) -> Any:
     """Name -> history: the running mean of the minibatches' loss, and where there is one the loss
     on words that were held out."""
     figure, axes = _axes(8, 4.8, "Loss while training", "step", "loss (nats per character)")
-    for (name, history), color in zip(histories.items(), colors(len(histories)), strict=True):
+    for (name, history), color in zip(histories.items(), apart(len(histories)), strict=True):
         seen = np.isfinite(history["batch_loss"])
         held_out = np.where(
             np.isfinite(history["val_loss"]), history["val_loss"], history["test_loss"]
@@ -130,10 +157,11 @@ def embedding(model: Model, vocabulary: Vocabulary) -> Any:
     return figure
 
 
-def dlogits(model: Model, vocabulary: Vocabulary, words: list[str]) -> Any:
-    """The lecture's map: the gradient of the loss by the logits of a few examples, which pulls up
-    the character that comes next and pushes down the others by their probability."""
-    x, y = _examples(model, vocabulary, words)
+def dlogits(model: Model, vocabulary: Vocabulary, data: Data) -> Any:
+    """The lecture's map: the gradient of the loss with respect to the logits of a few examples. A
+    step against it pulls up the character that comes next and pushes down every other one in
+    proportion to its probability."""
+    x, y = _examples(model, vocabulary, data)
     V = len(vocabulary)
     logits = model.logits(x).reshape(-1, V)
     targets, contexts = y.reshape(-1), _contexts(model, x)
@@ -141,8 +169,8 @@ def dlogits(model: Model, vocabulary: Vocabulary, words: list[str]) -> Any:
     _, cache = ops.cross_entropy(logits[counted], targets[counted])
     gradient = ops.cross_entropy_backward(1.0, cache) * len(counted)
     figure, axes = _axes(
-        max(6.0, 0.26 * V + 2.5), 0.2 * len(counted) + 2,
-        "Gradient of the loss by the logits", "logit of the character", "context and what follows",
+        min(30.0, max(6.0, 0.26 * V + 2.5)), 0.2 * len(counted) + 2,
+        "Gradient of the logits", "logit of the character", "context and what follows",
     )  # fmt: skip
     labels = _labels(vocabulary)
     rows = [
@@ -156,9 +184,9 @@ def dlogits(model: Model, vocabulary: Vocabulary, words: list[str]) -> Any:
     return figure
 
 
-def layers(model: Model, vocabulary: Vocabulary, words: list[str]) -> Any:
-    """For every layer how its activations, and the gradients of the loss by them, are spread."""
-    x, y = _examples(model, vocabulary, words, most=1000)
+def layers(model: Model, vocabulary: Vocabulary, data: Data) -> Any:
+    """How the activations of every layer, and their gradients, are spread."""
+    x, y = _examples(model, vocabulary, data, most=1000)
     seen = record(model, x, y)
     names = list(seen)
     figure = figure_class()(figsize=(11, 0.32 * len(names) + 1.8), layout="constrained")
@@ -169,7 +197,7 @@ def layers(model: Model, vocabulary: Vocabulary, words: list[str]) -> Any:
         _spread(right, row, sizes, ORANGE)
     left.set(title="Activations", xlabel="value: median, middle half, 1 % to 99 %")
     right.set(
-        title="Gradients of the loss by them, those that are not 0", xscale="log",
+        title="Their gradients, without those that are 0", xscale="log",
         xlabel="size (nats per unit): median, middle half, 1 % to 99 %",
     )  # fmt: skip
     for axes in (left, right):
@@ -191,8 +219,8 @@ def _spread(axes, row, values, color):
 def record(
     model: Model, x: np.ndarray, y: np.ndarray
 ) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
-    """Name of each layer -> (its output, the gradient of the loss by it or None), in order, of one
-    training pass. Every gradient is left in model.grad."""
+    """Name of each layer -> (its output, the output's gradient or None), in order, of one training
+    pass. Every gradient is left in model.grad."""
     found: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
     innermost = [
         (prefix.rstrip("."), layer)
@@ -229,7 +257,7 @@ def attention(model: Model, vocabulary: Vocabulary, word: str) -> Any:
     heads = attention_layers(model)
     if not heads:
         raise ValueError(f"a {model.kind} has no attention to draw")
-    ids = vocabulary.encode("." + word)[: model.config.block_size]
+    ids = vocabulary.encode(vocabulary.boundary + word)[: model.config.block_size]
     inputs = []
 
     def watched(layer):
@@ -281,15 +309,28 @@ def _attention(qkv, n_head):
     return ops.softmax(np.where(np.tri(T) != 0, scores, -np.inf).astype(qkv.dtype))[0]
 
 
-def _examples(model, vocabulary, words, most=ROWS):
-    """About `most` examples of the model's kind, from the first words."""
-    words = words[:most]
+def _examples(model, vocabulary, data, most=ROWS):
+    """About `most` examples of the model's kind, from the first words or the beginning of a
+    text."""
+    if isinstance(data, np.ndarray):
+        return _examples_of_text(model, data, most)
+    words = data[:most]
     if model.windowed:
         x, y = build_dataset(words, vocabulary, model.config.block_size)
         return x[:most], y[:most]
     x, y = build_sequences(words, vocabulary, model.config.block_size)
     rows = max(2, most // 4)
     return x[:rows], y[:rows]
+
+
+def _examples_of_text(model, ids, most):
+    T = model.config.block_size
+    if model.windowed:
+        windows = sliding_window_view(ids, T + 1)[:most].astype(np.int64)
+        return windows[:, :-1], windows[:, -1]
+    T = min(T, max(1, most // 2))
+    windows = sliding_window_view(ids, T + 1)[::T][: max(2, most // T)].astype(np.int64)
+    return windows[:, :-1], windows[:, 1:]
 
 
 def _contexts(model, x):

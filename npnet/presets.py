@@ -17,14 +17,19 @@ from npnet.data import DataError, split
 from npnet.models import BUILDERS, Config
 from npnet.random import TorchGenerator
 from npnet.runs import BigramRun, LectureRun, MakemoreRun, MicrogptRun, NotebookRun, Run
+from npnet.text import TEXT, WORDS, Text, split_text
+from npnet.text_runs import ShakespeareBigramRun, ShownTextRun, TextRun
 
 LECTURE_SEED = 2147483647
+TEXT_RUN = "text-gru"  # what --text alone trains
 NOTEBOOK_STEPS = 40000  # more than that, and the validation loss rises again
 ENDLESS = 1 << 62
 # The fingerprint of makemore's list, to which the published figures belong.
 MAKEMORE_NAMES = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
-OPTIONAL = ("stop", "drop_at", "names_seed", "top_k")  # a whole number or None
+# And that of the lectures' text.
+TINYSHAKESPEARE = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 LEAST = {
+    "block_size": 1, "eval_every": 1, "eval_batches": 1, "characters": 0,
     "steps": -1, "stop": -1, "drop_at": 0, "log_every": 1, "batch_size": 1, "top_k": 1,
     "learning_rate": 0, "weight_decay": 0, "seed": -(2**63), "names_seed": -(2**63),
 }  # fmt: skip
@@ -38,6 +43,9 @@ class Preset:
 
     settings: ClassVar[tuple[str, ...]] = ("seed", "batch_size", "learning_rate")
     settles: ClassVar = False  # the model needs its words once more after the last step
+    data: ClassVar = WORDS
+    # The fingerprint and the name of what the published figures belong to, if there are any.
+    original: ClassVar[tuple[str, str] | None] = (MAKEMORE_NAMES, "the names.txt of makemore")
     name: str
     about: str
     kind: str
@@ -84,6 +92,10 @@ class Preset:
             )
         return config
 
+    def lasting(self, max_steps):
+        """This preset stopped after so many steps."""
+        return replace(self, stop=max_steps)
+
     def changed(self, **values):
         """This preset with other values; one that the run would not read is a ValueError."""
         reads = [*self.settings, *BUILDERS[self.kind].reads]
@@ -127,8 +139,15 @@ class Lecture(Preset):
 class Notebook(Lecture):
     """The same, shown as it learns."""
 
+    original = None
+
     def prepare(self, words):
         return NotebookRun(self, words)
+
+    def lasting(self, max_steps):
+        """The notebook's run of that length: its rate falls in the middle."""
+        _require_a_step(max_steps)
+        return replace(self, steps=max_steps, drop_at=max_steps // 2)
 
 
 @dataclass(frozen=True)
@@ -182,6 +201,60 @@ class Microgpt(Preset):
         return MicrogptRun(self, words)
 
 
+@dataclass(frozen=True)
+class RunningText(Preset):
+    """Random windows of a text, AdamW, and a look at it as it learns.
+
+    Every eval_every steps (None: never), and at the last one, the mean loss of eval_batches batches
+    of each part is taken, drawn from the run's own generator, before the step's own batch, or with
+    batch_first as in nanoGPT after it. Every log_every steps the loss of the step is printed.
+    """
+
+    settings = (*Preset.settings, "block_size", "weight_decay")
+    data = TEXT
+    original: ClassVar[tuple[str, str] | None] = None
+    batch_size: int = 16
+    block_size: int = 64
+    weight_decay: float = 0.01
+    eval_every: int | None = 200
+    eval_batches: int = 20
+    batch_first: bool = False
+    log_every: int | None = None
+    characters: int = 500  # drawn in the end
+
+    def prepare(self, text) -> Run:
+        return ShownTextRun(self, text)
+
+    def lasting(self, max_steps):
+        """A run of that length, at the end of which the rate is lowest."""
+        _require_a_step(max_steps)
+        return replace(self, steps=max_steps)
+
+    def parts(self, text):
+        return split_text(text, self.block_size)
+
+
+@dataclass(frozen=True)
+class Shakespeare(RunningText):
+    """A published run on Tiny Shakespeare, which prints what the original prints."""
+
+    original = (TINYSHAKESPEARE, "tinyshakespeare")
+
+    def prepare(self, text):
+        return TextRun(self, text)
+
+    def lasting(self, max_steps):
+        return Preset.lasting(self, max_steps)
+
+
+@dataclass(frozen=True)
+class ShakespeareBigram(Shakespeare):
+    """The beginning of lecture 7: a bigram model before and after training."""
+
+    def prepare(self, text):
+        return ShakespeareBigramRun(self, text)
+
+
 def _bytes_per_example(kind, c):
     """About what one example holds between forward and backward: the token's number and target, and
     every activation with its gradient."""
@@ -208,6 +281,12 @@ def _makemore(kind, about, name=None):
         -1,
         5e-4,
     )
+
+
+def _text(kind, about, learning_rate, steps, name=None, **sizes):
+    name = f"text-{name or kind}"
+    about = f"running text: {about}"
+    return RunningText(name, about, kind, 1337, steps, learning_rate, **sizes)
 
 
 _PRESETS = (
@@ -238,6 +317,25 @@ _PRESETS = (
     _makemore("gru", "a gated recurrent network"),
     _makemore("lstm", "long short-term memory, which makemore's README names and its code lacks"),
     _makemore("transformer", "a GPT"),
+    ShakespeareBigram(
+        "part7-bigram", "lecture 7: a bigram model of running text",
+        "bigram", 1337, 10000, 1e-3, batch_size=32,
+        block_size=8, eval_every=None, log_every=1000, characters=300,
+    ),
+    _text("bigram", "a table", 0.05, 2000),
+    _text(
+        "mlp_makemore", "an MLP at each position", 3e-3, 2000, "mlp",
+        block_size=12, batch_size=64, n_embd=24, n_embd2=192,
+    ),
+    _text("bow", "a causal bag of words", 3e-3, 2000, block_size=16),
+    _text("rnn", "a recurrent network", 3e-3, 1000, n_embd2=128),
+    _text("gru", "a gated recurrent network", 5e-3, 1000, n_embd2=128),
+    _text("lstm", "long short-term memory", 5e-3, 1000, n_embd2=128),
+    _text("transformer", "a GPT", 3e-3, 1000, n_layer=2),
+    _text(
+        "wavenet", "the WaveNet-like network of lecture 5", 3e-3, 2000,
+        block_size=16, batch_size=64, n_embd=24, n_embd2=128,
+    ),
     Microgpt(
         "microgpt", "microgpt: a GPT in plain Python",
         "microgpt", 42, 1000, 0.01, batch_size=1, n_layer=1, n_embd=16,
@@ -248,25 +346,27 @@ PRESETS = {preset.name: preset for preset in _PRESETS}
 
 def notebook(steps):
     """The main job: the notebook's MLP for `steps` steps, the rate a tenth from their half on."""
-    if steps < 1:
-        raise ValueError(f"--max-steps must be at least 1, got {steps}")
     values = {field.name: getattr(PRESETS["part4"], field.name) for field in fields(Lecture)}
-    values |= {"name": "notebook", "steps": steps, "drop_at": steps // 2}
-    return Notebook(**values | {"splits": ("train", "val", "test")})
+    values |= {"name": "notebook", "splits": ("train", "val", "test")}
+    return Notebook(**values).lasting(steps)
+
+
+def _require_a_step(max_steps):
+    if max_steps < 1:
+        raise ValueError(f"--max-steps must be at least 1, got {max_steps}")
 
 
 def named(name, max_steps=None):
-    """The preset of that name, or "notebook"; max_steps is its `stop`, and the notebook's length.
+    """The preset of that name, or "notebook", with max_steps as its `lasting` has it.
 
     An unknown name is a ValueError that lists them.
     """
-    if name == "notebook":
-        return notebook(NOTEBOOK_STEPS if max_steps is None else max_steps)
-    if name not in PRESETS:
+    if name != "notebook" and name not in PRESETS:
         raise ValueError(
             f"unknown preset {name!r}; there are {', '.join(PRESETS)} (see npnet train --help)"
         )
-    return PRESETS[name] if max_steps is None else replace(PRESETS[name], stop=max_steps)
+    preset = notebook(NOTEBOOK_STEPS) if name == "notebook" else PRESETS[name]
+    return preset if max_steps is None else preset.lasting(max_steps)
 
 
 def restored(saved):
@@ -279,7 +379,7 @@ def restored(saved):
         value, known = saved.get(field.name), getattr(preset, field.name)
         if field.name == "splits" and isinstance(value, list):
             value = tuple(value)
-        optional = field.name in OPTIONAL and (value is None or type(value) is int)
+        optional = field.type == int | None and (value is None or type(value) is int)
         fixed = field.name in ("name", "kind", "splits")
         if (fixed and value != known) or not (optional or type(value) is type(known)):
             raise ValueError(f"the checkpoint's preset has {field.name} = {reprlib.repr(value)}")
@@ -287,6 +387,9 @@ def restored(saved):
     return replace(preset, **values)
 
 
-def fingerprint(words):
-    """The SHA-256 of the words, one a line, in hexadecimal."""
+def fingerprint(data):
+    """The SHA-256 of a Text, or of words, one a line, in hexadecimal."""
+    if isinstance(data, Text):
+        return data.fingerprint
+    words = data
     return hashlib.sha256("\n".join(words).encode()).hexdigest()

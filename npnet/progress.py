@@ -4,8 +4,8 @@
         stage = console.stage("evaluating", total)
         stage.advance(done)
 
-Whoever works only says how far it is; a thread draws that, redrawn in place on a terminal, else a
-line now and then.
+The code at work only says how far it is. A thread shows that: on a terminal one line that is
+redrawn, elsewhere a new line now and then.
 """
 
 import contextlib
@@ -31,8 +31,8 @@ class Interrupted(BaseException):
 
 
 class Stage:
-    """Something that takes its time: what, how far it is, and a detail as a function that gives a
-    text. total None: it ends with Ctrl-C; 0: nobody knows when."""
+    """Something that takes its time: what it is, how far it is, and a function whose text is shown
+    as a detail. total None: it runs until Ctrl-C; 0: nobody knows how long it will take."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Progress:
         self._lock, self._closed = threading.Lock(), threading.Event()
 
     def stage(self, *args: Any, **options: Any) -> Stage:
-        """What the command is at from now on: a Stage, made of these arguments."""
+        """What the command is doing from now on: a Stage made from these arguments."""
         self._end_stage()
         self.current = Stage(*args, **options)
         if self._thread is None and not self.quiet:
@@ -221,12 +221,12 @@ class Output:
 
 
 class Console:
-    """Signals and standard streams of one command, given back as they were.
+    """Signals and standard streams of one command, restored at its end.
 
     SIGINT, SIGTERM and SIGHUP raise Interrupted; inside `with console.deferred():` the first one is
     only noted in `signal`, and raised at the end of the block. Further ones change nothing, unless
-    they come more than a second later: then nothing is waited for. A signal that is ignored (nohup)
-    stays ignored.
+    they come more than a second later: then the command ends at once. A signal that is ignored
+    (nohup) stays ignored.
     """
 
     def __init__(self) -> None:
@@ -260,7 +260,7 @@ class Console:
             signal.signal(number, handler)
 
     def close(self) -> None:
-        """The command has ended: no progress is drawn, and no signal raised, any more."""
+        """The command has ended: from now on no progress is drawn and no signal raised."""
         self._closed = True
         self.progress.close()
 

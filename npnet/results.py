@@ -1,37 +1,150 @@
-"""What the commands do that look at a finished run: evaluate, compare, plot, export."""
+"""What the commands do that look at a finished run: sample, evaluate, compare, plot, export."""
 
-import warnings
+import sys
 from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
+
 from npnet import checkpoint, score
 from npnet import folder as folders
-from npnet.data import read_words
 from npnet.progress import Console
+from npnet.random import TorchGenerator
+from npnet.sample import chooser, continued, generate, mark_words
+from npnet.text import WORDS, visible
+
+MOST_AT_ONCE = 1000  # words drawn side by side
+LARGEST_PROMPT = 1_000_000  # bytes
+SHOWN = 24  # characters of a text whose attention is drawn
+
+
+def sample(args: Namespace, console: Console) -> int:
+    trained = folders.open_model(args.model, args.input_file)
+    print_drawn(
+        trained, args.num_samples, args.seed, args.prompt, args.temperature, args.top_k, console
+    )
+    return 0
+
+
+def print_drawn(
+    trained: folders.Trained,
+    n: int | None,
+    seed: int,
+    prompt: str,
+    temperature: float,
+    top_k: int | None,
+    console: Console,
+) -> None:
+    """n words (None: 20), or n characters of text (None: 500)."""
+    draw = _print_words if trained.preset.data is WORDS else _print_text
+    draw(trained, n, seed, prompt, temperature, top_k, console)
+
+
+def _print_words(trained, n, seed, prompt, temperature, top_k, console):
+    """n words (None: 20), marked "in train", "in test" or "new" where those of its run are at
+    hand."""
+    generator = TorchGenerator(seed)
+    n = n or 20
+    known = trained.data and trained.preset.divide(trained.data)
+    stage = console.stage("drawing words", n)
+    for done in range(0, n, MOST_AT_ONCE):
+
+        def watch(ended, before=done):
+            stage.advance(before + ended)
+
+        words = generate(
+            trained.model,
+            trained.vocabulary,
+            generator,
+            min(MOST_AT_ONCE, n - done),
+            prompt=prompt,
+            temperature=temperature,
+            top_k=top_k,
+            watch=watch,
+        )
+        if done == 0:
+            _name_checkpoint(trained, console)
+        if known is None:
+            print(*words, sep="\n")
+        else:
+            for word, mark in mark_words(words, *known):
+                print(f"{word:<20} {mark}")
+        stage.advance(done + len(words))
+
+
+def _name_checkpoint(trained, console):
+    """Say so where what is drawn does not come from a model that its run has finished."""
+    if trained.path.name != folders.MODEL and not console.progress.quiet:
+        print(f"npnet: drawn from {trained.path}, of step {trained.step:,}", file=sys.stderr)
+
+
+def _print_text(trained, n, seed, prompt, temperature, top_k, console):
+    """The prompt, "-" for standard input, and n characters (None: 500) as they are drawn."""
+    n = n or 500
+    prompt = _standard_input() if prompt == "-" else prompt
+    vocabulary = trained.vocabulary
+    context = vocabulary.encode(prompt) if prompt else np.array([vocabulary.start])
+    choose = chooser(TorchGenerator(seed), temperature, top_k)
+    terminal = console.stdout.isatty()
+    print(visible(prompt) if terminal else prompt, end="", flush=True)
+    stage = console.stage("reading the prompt")
+    for done, number in enumerate(continued(trained.model, choose, context, n), 1):
+        if done == 1:
+            stage = console.stage("drawing characters", n)
+            _name_checkpoint(trained, console)
+        character = vocabulary.itos[number]
+        print(visible(character) if terminal else character, end="", flush=True)
+        stage.advance(done)
+    print()
+
+
+def _standard_input():
+    """The prompt as it comes, its line ends included."""
+    data = sys.stdin.buffer.read(LARGEST_PROMPT + 1) if sys.stdin else b""
+    if len(data) > LARGEST_PROMPT:
+        raise ValueError(f"the prompt has more than {LARGEST_PROMPT:,} bytes")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        byte = data[error.start]
+        raise ValueError(
+            f"the prompt: byte 0x{byte:02x} at position {error.start:,} is not UTF-8"
+        ) from error
 
 
 def evaluate(args: Namespace, console: Console) -> int:
     trained = folders.open_model(args.model)
+    data = trained.preset.data
     if args.input_file:
-        parts = {"words": read_words(args.input_file)}
+        console.stage(f"reading {Path(args.input_file).name}")
+        read = data.read(args.input_file)
+        parts = {data.name: read if data is WORDS else read.ids_in(trained.vocabulary)}
     else:
-        parts = trained.preset.parts(_own_words(trained))
-    found = {name: _evaluated(trained, name, words, console) for name, words in parts.items()}
+        parts = _own_parts(trained, "; -i FILE names others")
+    found = {
+        name: _evaluated(trained, name, part, console, args.per_word)
+        for name, part in parts.items()
+    }
     print(*score.table(found), sep="\n")
     if args.per_word:
-        print(*score.extremes(found), sep="\n")
+        extremes = score.extremes if data is WORDS else score.line_extremes
+        print(*extremes(found), sep="\n")
     return 0
 
 
-def _own_words(trained):
-    if trained.words is None:
-        raise ValueError(f"the words of {trained.path} are gone; -i FILE names others")
-    return trained.words
+def _own_parts(trained, advice):
+    if trained.data is None:
+        data = trained.preset.data
+        source = trained.meta["input_file"] or data.default_file
+        raise ValueError(f"the {data.unit} of {trained.path} are gone or changed, {source}{advice}")
+    return trained.preset.parts(trained.data)
 
 
-def _evaluated(trained, name, words, console):
+def _evaluated(trained, name, part, console, lines=False):
     watch = console.stage(f"evaluating {name}").advance
-    return score.score_words(trained.model, trained.vocabulary, words, watch)
+    if trained.preset.data is WORDS:
+        return score.score_words(trained.model, trained.vocabulary, part, watch)
+    return score.score_text(trained.model, trained.vocabulary, part, watch, lines)
 
 
 def compare(args: Namespace, console: Console) -> int:
@@ -41,13 +154,15 @@ def compare(args: Namespace, console: Console) -> int:
     plot.figure_class()
     trained = {name: folders.open_model(name) for name in args.folders}
     histories = {name: plot.read_history(Path(name) / folders.HISTORY) for name in trained}
+    parts = {name: _own_parts(t, "") for name, t in trained.items()}
     print(f"{'run':<20} {'model':<12} {'parameters':>10} {'steps':>9}  loss on whole sets")
     for name, t in trained.items():
-        parts = t.preset.parts(_own_words(t))
-        losses = [f"{n} {_evaluated(t, n, w, console).loss:.4f}" for n, w in parts.items()]
+        losses = [
+            f"{n} {_evaluated(t, n, part, console).loss:.4f}" for n, part in parts[name].items()
+        ]
         sizes = f"{t.model.data.size:>10,} {t.step:>9,}"
         print(f"{name:<20} {t.preset.kind:<12} {sizes}  {'  '.join(losses)}")
-    _save_figure(plot.comparison(histories), args.output)
+    plot.save(plot.comparison(histories), args.output)
     return 0
 
 
@@ -59,32 +174,26 @@ def plot(args: Namespace, console: Console) -> int:
     trained = folders.open_model(args.model, args.input_file)
     target = Path(args.output or trained.path.parent)
     model, vocabulary = trained.model, trained.vocabulary
-    words = trained.preset.parts(_own_words(trained))["train"]
-    word = words[0] if args.word is None else args.word
+    train = _own_parts(trained, "; if they have moved, -i FILE finds them")["train"]
+    if args.word is not None:
+        word = args.word
+    else:
+        word = train[0] if trained.preset.data is WORDS else vocabulary.decode(train[:SHOWN])
     drawn = {
         "embedding": lambda: pictures.embedding(model, vocabulary),
-        "dlogits": lambda: pictures.dlogits(model, vocabulary, words),
-        "layers": lambda: pictures.layers(model, vocabulary, words),
+        "dlogits": lambda: pictures.dlogits(model, vocabulary, train),
+        "layers": lambda: pictures.layers(model, vocabulary, train),
     }
     history = trained.path.parent / folders.HISTORY
     if history.exists():
-        drawn["loss"] = lambda: pictures.loss_curves(pictures.read_history(history))
+        curves = pictures.read_history(history)
+        drawn["loss"] = lambda: pictures.loss_curves(curves)
     if args.word is not None or pictures.attention_layers(model):
         drawn["attention"] = lambda: pictures.attention(model, vocabulary, word)
     for name, draw in drawn.items():
         console.stage(f"drawing {name}")
-        _save_figure(draw(), target / f"{name}.{args.format}")
+        pictures.save(draw(), target / f"{name}.{args.format}")
     return 0
-
-
-def _save_figure(figure, path):
-    path = Path(path)
-    with warnings.catch_warnings():  # a character that the font lacks is drawn as a box
-        warnings.simplefilter("ignore", UserWarning)
-        checkpoint.write_whole(
-            path, lambda file: figure.savefig(file, format=path.suffix[1:], dpi=150)
-        )
-    print(f"saved to {path}")
 
 
 def export(args: Namespace, console: Console) -> int:
@@ -101,7 +210,7 @@ def export(args: Namespace, console: Console) -> int:
         raise ValueError(f"{target} exists; --overwrite replaces it")
     if back:
         loaded = export.load_safetensors(source)
-        folders.judged(loaded.meta, source)
+        folders.judged(loaded, source)
         checkpoint.save(target, loaded)
     else:
         trained = folders.open_model(source)

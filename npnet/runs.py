@@ -103,7 +103,7 @@ class LectureRun(Run):
         for name in self.preset.splits:
             watch = self.stage(f"evaluating {name}")
             loss = float(np.float32(train.evaluate(self.model, *self.data[name], watch=watch)))
-            _require_finite(name, loss)
+            require_finite(name, loss)
             self.evaluation[name] = loss
             print(name, loss, flush=True)
 
@@ -129,7 +129,7 @@ class NotebookRun(LectureRun):
             train.calibrate(self.model, self.data["train"][0][:LOOK])
             x, y = self.data["val"]
             val = self.evaluation["val"] = train.evaluate(self.model, x[:LOOK], y[:LOOK])
-            _require_finite("validation", val)
+            require_finite("validation", val)
             self.lowest = min(self.lowest, (done, val), key=lambda found: found[1])
             words = ", ".join(
                 f"{word} ({mark})" for word, mark in mark_words(self._names(3), *self.known)
@@ -142,7 +142,7 @@ class NotebookRun(LectureRun):
             print(f"{word:<20} {mark}")
 
 
-def _require_finite(name, loss):
+def require_finite(name, loss):
     if not math.isfinite(loss):
         raise train.Diverged(f"the {name} loss is {loss}")
 
@@ -206,8 +206,8 @@ class MakemoreRun(Run):
         if step > 0 and step % 500 == 0:
             train_loss, test_loss = self._evaluate(*self.train), self._evaluate(*self.test)
             print(f"step {step} train loss: {train_loss} test loss: {test_loss}", flush=True)
-            _require_finite("train", train_loss)
-            _require_finite("test", test_loss)
+            require_finite("train", train_loss)
+            require_finite("test", test_loss)
             self.evaluation = {"train": train_loss, "test": test_loss}
             self.improved = self.best is None or test_loss < self.best
             if self.improved:

@@ -1,6 +1,7 @@
-"""Drawing words from a model, one position at a time: each layer keeps what it needs of the
-positions before."""
+"""Drawing words and running text from a model, one position at a time: each layer keeps what it
+needs of the positions before."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -12,6 +13,7 @@ from npnet.models import Model
 from npnet.random import Generator
 
 Chooser = Callable[[np.ndarray], np.ndarray]
+Watch = Callable[[int], object]
 COLDEST = 1e-6  # a temperature below it tells no logits apart that float32 does
 
 
@@ -25,14 +27,16 @@ def generate(
     temperature: float = 1.0,
     top_k: int | None = None,
     max_length: int | None = None,
+    watch: Watch | None = None,
 ) -> list[str]:
     """n words as a list of strings, drawn side by side, each beginning with `prompt`.
 
     temperature and top_k are those of `chooser`. max_length counts the characters; by default it is
-    block_size - 1 for the models that read sequences.
+    block_size - 1 for the models that read sequences. watch(done) is told how many words have
+    ended.
     """
     choose = chooser(generator, temperature, top_k)
-    return draw(model, vocabulary, choose, n, prompt=prompt, max_length=max_length)
+    return draw(model, vocabulary, choose, n, prompt=prompt, max_length=max_length, watch=watch)
 
 
 def chooser(
@@ -82,11 +86,12 @@ def draw(
     prompt: str = "",
     max_length: int | None = None,
     draw_all: bool = False,
+    watch: Watch | None = None,
 ) -> list[str]:
     """n words, character by character side by side; `choose` is a chooser.
 
     The drawing ends with the last word, or with draw_all, as makemore does it, after max_length
-    characters.
+    characters. watch(done) is told how many words have ended.
     """
     if max_length is None:
         max_length = LONGEST_WORD if model.windowed else model.config.block_size - 1
@@ -114,6 +119,8 @@ def draw(
         if len(goes_on) < len(alive):
             alive, state = alive[goes_on], keep(state, goes_on)
         length += 1
+        if watch:
+            watch(n - int(np.count_nonzero(alive)))
     return [vocabulary.decode(row[:length]).partition(".")[0] for row in drawn]
 
 
@@ -123,6 +130,32 @@ def draw_in_turn(
     """n words, one after the other, as the lectures draw them."""
     words = (draw(model, vocabulary, choose, 1, max_length=max_length) for _ in range(n))
     return [word for (word,) in words]
+
+
+def continued(model: Model, choose: Chooser, context: np.ndarray, n: int) -> Iterator[int]:
+    """The n ids that follow the ids of `context`, at least one, each as soon as it is drawn.
+
+    A model with positions is asked about the last block_size ids, numbered from the first of them
+    as in training. While they fit, its layers keep what they need; from then on every id has a new
+    number at each step, and all of them are computed again. The other models have no such bound:
+    what is recurrent has seen all that came before, what reads a window sees the window.
+    """
+    limit = model.config.block_size
+    state = model.start(1, limit)
+    ids = deque(context.tolist(), limit)
+    for number in ids if model.positional else context.tolist():
+        logits = model.step(np.array([number]), state)
+    seen = len(ids)
+    for left in range(n, 0, -1):
+        ids.append(int(choose(logits)[0]))
+        yield ids[-1]
+        if left == 1:
+            return
+        seen += 1
+        if model.positional and seen > limit:
+            logits = model.logits(np.array([ids]))[:, -1]
+        else:
+            logits = model.step(np.array([ids[-1]]), state)
 
 
 def sort_by_novelty(

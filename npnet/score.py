@@ -1,15 +1,22 @@
-"""How well a model knows some words: its loss and perplexity, and how likely each word is."""
+"""How well a model knows some words or a text: its loss and perplexity, and how likely each word or
+line is."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
-from npnet.data import Vocabulary, build_dataset, build_sequences
+from npnet.data import DataError, Vocabulary, build_dataset, build_sequences
 from npnet.models import Model
+from npnet.text import TextVocabulary, visible
 from npnet.train import rows_at_once
 
-SHOWN = 10  # words at either end of the list
+Watch = Callable[[int, int], None]
+SHOWN = 10  # words or lines at either end of the list
+AT_ONCE = 1 << 14  # characters of a text
+LONGEST_LINE = 60  # characters shown of a line
 
 
 @dataclass(frozen=True)
@@ -32,15 +39,19 @@ class Evaluation:
     @property
     def perplexity(self) -> float:
         """exp(loss): among how many equally likely characters the model seems to choose."""
-        with np.errstate(over="ignore"):
-            return float(np.exp(self.loss))
+        return _exp(self.loss)
+
+
+def _exp(loss):
+    with np.errstate(over="ignore"):
+        return float(np.exp(loss))
 
 
 def score_words(
     model: Model,
     vocabulary: Vocabulary,
     words: list[str],
-    watch: Callable[[int, int], None] | None = None,
+    watch: Watch | None = None,
 ) -> Evaluation:
     """The Evaluation of the words. watch(done, total) is told how far it is.
 
@@ -70,12 +81,115 @@ def _losses(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return np.where(targets == -1, 0.0, np.log(np.exp(z).sum(axis=-1)) - chosen)
 
 
-def table(evaluations: dict[str, Evaluation]) -> Iterator[str]:
-    """The lines of a table of name -> Evaluation."""
-    yield f"{'':<8} {'words':>9} {'characters':>10} {'loss':>8} {'perplexity':>10}"
+@dataclass
+class TextEvaluation:
+    """-log of the probability of a text, in nats, and of how many characters that is.
+
+    likeliest and unlikeliest have some of its lines: line -> (nats per character, nats), where a
+    line that stands there more than once counts where it is likeliest or unlikeliest.
+    """
+
+    characters: int = 0
+    nats: float = 0.0
+    likeliest: dict[str, tuple[float, float]] = field(default_factory=dict)
+    unlikeliest: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def loss(self) -> float:
+        """Nats per character."""
+        return self.nats / self.characters
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss)."""
+        return _exp(self.loss)
+
+    def add_line(self, line: str, nats: float, n: int) -> None:
+        """A line of n characters, its end included."""
+        found = nats / n, nats
+        if found < self.likeliest.get(line, (math.inf, 0.0)):
+            self.likeliest[line] = found
+        if found > self.unlikeliest.get(line, (-math.inf, 0.0)):
+            self.unlikeliest[line] = found
+        if len(self.likeliest) > 100 * SHOWN:
+            self.likeliest = _first(self.likeliest)
+        if len(self.unlikeliest) > 100 * SHOWN:
+            self.unlikeliest = _first(self.unlikeliest, reverse=True)
+
+
+def _first(lines, reverse=False):
+    return dict(sorted(lines.items(), key=lambda item: item[1], reverse=reverse)[:SHOWN])
+
+
+def score_text(
+    model: Model,
+    vocabulary: TextVocabulary,
+    ids: np.ndarray,
+    watch: Watch | None = None,
+    lines: bool = False,
+) -> TextEvaluation:
+    """The TextEvaluation of a text, ids (n,) of the vocabulary, in blocks of block_size characters
+    as in training: each character but the first follows those before it in its block. A model that
+    reads windows is asked about every character after the first block_size ones.
+
+    lines looks for the likeliest and the unlikeliest lines, too. A text too short for anything to
+    be predicted is a DataError.
+    """
+    found = TextEvaluation()
+    line_end = vocabulary.stoi.get("\n") if lines else None
+    skipped = model.config.block_size if model.windowed else 1
+    if len(ids) <= skipped:
+        raise DataError(f"the text has {len(ids)} characters; at least {skipped + 1} are needed")
+    line, line_nats = [], math.nan  # the first line has a beginning that nothing predicts
+    for start, losses in _text_losses(model, ids):
+        found.nats += float(losses.sum())
+        found.characters += len(losses)
+        if line_end is not None:
+            for number, nats in zip(
+                ids[start : start + len(losses)].tolist(), losses.tolist(), strict=True
+            ):
+                line_nats += nats
+                line.append(number)
+                if number == line_end:
+                    if len(line) > 1 and line_nats == line_nats:
+                        text = vocabulary.decode(line[:-1][:LONGEST_LINE])
+                        found.add_line(text, line_nats, len(line))
+                    line, line_nats = [], 0.0
+        if watch:
+            watch(start, len(ids))
+    return found
+
+
+def _text_losses(model: Model, ids: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """(place of the first of some characters, -log of the probability of each), in order."""
+    T = model.config.block_size
+    if model.windowed:
+        windows = sliding_window_view(ids, T + 1)
+        for start in range(0, len(windows), AT_ONCE):
+            rows = windows[start : start + AT_ONCE].astype(np.int64)
+            yield T + start, _losses(model.logits(rows[:, :-1]), rows[:, -1])
+        return
+    n = len(ids) - 1
+    whole, step = n // T * T, max(1, AT_ONCE // T) * T
+    pieces = [(start, min(start + step, whole)) for start in range(0, whole, step)]
+    if whole < n:
+        pieces.append((whole, n))  # the rest, shorter than a block
+    for start, stop in pieces:
+        x, y = (
+            part.reshape(-1, min(T, stop - start)).astype(np.int64)
+            for part in (ids[start:stop], ids[start + 1 : stop + 1])
+        )
+        yield start + 1, _losses(model.logits(x), y).ravel()
+
+
+def table(evaluations: Mapping[str, Evaluation | TextEvaluation]) -> Iterator[str]:
+    """The lines of a table of name -> Evaluation, or TextEvaluation, where no words are counted."""
+    counted = any(isinstance(e, Evaluation) for e in evaluations.values())
+    words = f" {'words':>9}" if counted else ""
+    yield f"{'':<8}{words} {'characters':>10} {'loss':>8} {'perplexity':>10}"
     for name, e in evaluations.items():
-        counts = f"{len(e.words):>9,} {e.characters:>10,}"
-        yield f"{name:<8} {counts} {e.loss:>8.4f} {e.perplexity:>10.4f}"
+        words = f" {len(e.words):>9,}" if isinstance(e, Evaluation) else ""
+        yield f"{name:<8}{words} {e.characters:>10,} {e.loss:>8.4f} {e.perplexity:>10.4f}"
 
 
 def extremes(evaluations: dict[str, Evaluation]) -> Iterator[str]:
@@ -93,3 +207,20 @@ def extremes(evaluations: dict[str, Evaluation]) -> Iterator[str]:
         yield f"\n{title + ' words':<24} {'':<8} {'nats':>8} {'per character':>13}"
         for loss, word, name in rows:
             yield f"{word:<24} {name:<8} {loss:>8.3f} {loss / (len(word) + 1):>13.3f}"
+
+
+def line_extremes(evaluations: dict[str, TextEvaluation]) -> Iterator[str]:
+    """The same for the lines of texts, by the probability of one of their characters."""
+    for title in ("likeliest", "unlikeliest"):
+        ranked = sorted(
+            (
+                (rate, nats, line, name)
+                for name, e in evaluations.items()
+                for line, (rate, nats) in getattr(e, title).items()
+            ),
+            reverse=title == "unlikeliest",
+        )
+        yield f"\n{title + ' lines':<{LONGEST_LINE}} {'':<8} {'nats':>8} {'per character':>13}"
+        for rate, nats, line, name in ranked[:SHOWN]:
+            shown = visible(line, also="")
+            yield f"{shown:<{LONGEST_LINE}} {name:<8} {nats:>8.3f} {rate:>13.3f}"

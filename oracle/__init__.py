@@ -1,9 +1,9 @@
-"""Is a gradient right? The judge of anybody's backward pass, and npnet's operations in PyTorch.
+"""Is a gradient right? The judge of any backward pass, and npnet's operations in PyTorch.
 
-    check_backward, judge           hold a backward against a reference, over many examples
-    each_gradient                   the same as a test of pytest, one item a gradient
-    inputs                          what they draw, as a strategy of hypothesis
-    layer, tensors, vjp, ...        what they judge beside plain functions
+    check_backward, judge           compare a backward with a reference, over many examples
+    each_gradient                   the same as a pytest test, one item for each gradient
+    inputs                          what they draw, as a hypothesis strategy
+    layer, tensors, vjp, ...        what they judge besides plain functions
 
 The names are imported when they are first used: the judge needs NumPy and hypothesis alone, the
 rest of this package PyTorch.

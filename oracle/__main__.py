@@ -1,5 +1,5 @@
-"""`python -m oracle`: the gradients of the notebook's network against autograd, as a table; and the
-other proofs."""
+"""`python -m oracle`: the gradients of the notebook's network beside autograd's, as a table; and
+the other proofs."""
 
 import argparse
 import os

@@ -49,8 +49,8 @@ HEADING += f"{'seconds':>8}"
 
 
 def certify(names: list[str], examples: int, jobs: int = 1) -> bool:
-    """Fuzz the named cases (all where there are none) with `examples` random examples each, in
-    `jobs` processes, print a row a case; whether all are right.
+    """Fuzz the named cases (all, if none is named) with `examples` random examples each, in `jobs`
+    processes, and print a row for each case -> whether all are right.
 
     q is the error in units of rounding, see `oracle.proof.compare`; shown is the q that came
     closest to its limit, and the largest absolute error in float32 at any scale. A failure prints
@@ -81,7 +81,7 @@ def certify(names: list[str], examples: int, jobs: int = 1) -> bool:
 
 
 def outcomes(chunks: list[tuple[str, int]], rows: dict[str, Row], jobs: int) -> Iterator[Row]:
-    """The chunks as they are done; none of a case any more that has failed."""
+    """The chunks as they finish; a case that has failed gets no further ones."""
     seeds = np.random.SeedSequence().spawn(len(chunks))
     if jobs == 1:
         for (name, count), seed in zip(chunks, seeds, strict=True):

@@ -19,11 +19,11 @@ def command(*arguments):
     return [sys.executable, "-m", "npnet", *map(str, arguments)]
 
 
-def npnet(*arguments, cwd=None):
+def npnet(*arguments, cwd=None, **environment):
     return subprocess.run(
         command(*arguments),
         cwd=cwd,
-        env=ENVIRONMENT,
+        env=ENVIRONMENT | environment,
         capture_output=True,
         text=True,
         timeout=300,
@@ -50,9 +50,10 @@ def good(*arguments, cwd=None):
     return done
 
 
-def bad(*arguments, says="", cwd=None):
-    """One line on stderr that says so, nothing on stdout, status 2."""
-    done = npnet(*arguments, cwd=cwd)
+def bad(*arguments, says="", cwd=None, **environment):
+    """One line on stderr that says so, nothing on stdout, status 2. It is asked to be quiet: a busy
+    machine would have the command say that it is still reading."""
+    done = npnet(*arguments[:1], "-q", *arguments[1:], cwd=cwd, **environment)
     assert done.returncode == 2, (done.returncode, done.stderr)
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("npnet"), done.stderr
     assert done.stdout == ""

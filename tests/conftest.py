@@ -38,7 +38,10 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 # Environment variable -> the file whose path it is. Tests ask for the fixture of that name in small
 # letters.
-PUBLISHED = {"MAKEMORE_NAMES": "the names.txt of github.com/karpathy/makemore"}
+PUBLISHED = {
+    "MAKEMORE_NAMES": "the names.txt of github.com/karpathy/makemore",
+    "TINYSHAKESPEARE": "the input.txt of github.com/karpathy/char-rnn, data/tinyshakespeare",
+}
 
 
 def published(variable):

@@ -172,6 +172,9 @@ def crafted(path):
         for value in WRONG_VALUES:
             config = {**head["config"], key: value}
             files[f"config {key!r} {str(value)[:20]!r}"] = build({**head, "config": config})
+    files["another kind of data"] = build(
+        {**head, "data": "text" if head["data"] == "words" else "words"}
+    )
     for kind in ("bigram", "mlp", "wavenet", "transformer", "microgpt", "rnn"):
         if kind != head["kind"]:
             files[f"another model, {kind}"] = build({**head, "kind": kind})

@@ -1,12 +1,14 @@
 """Whether a run survives: killed, interrupted, without room on the disk, beside a second one; and
 whether any list of arguments ends in a way that is documented.
 
-    python tests/survive.py kills 100       SIGKILL at random moments, over six models
+    python tests/survive.py kills 100       SIGKILL at random moments, over seven models
     python tests/survive.py signals 100     SIGINT, SIGTERM and SIGHUP, alone and in pairs
     python tests/survive.py disks 10        no room for a while
     python tests/survive.py writers 20      a second run in the same folder
     python tests/survive.py arguments 3000  random flags with random values
     python tests/survive.py memory          whether it grows over 200,000 steps
+    python tests/survive.py lists 1000000   what a long list takes until the first step
+    python tests/survive.py texts 1000000000    the same for a text of so many bytes
 
 After every interruption the run goes on by the command that npnet printed. In the end parameters,
 optimiser, random streams, history, printed lines and words must be those of a run that nobody
@@ -28,6 +30,9 @@ from pathlib import Path
 
 from command_line import ENVIRONMENT, WORDS, command, good, heed_signals, same_runs, start
 
+from npnet.presets import PRESETS
+from npnet.text import PLAY
+
 MODELS = {
     "notebook": ["--max-steps", 1500],
     "part3": ["--preset", "part3", "--max-steps", 1200],
@@ -38,6 +43,10 @@ MODELS = {
         *("--max-steps", 601),
     ],
     "microgpt": ["--preset", "microgpt", "--max-steps", 800],
+    "text": [
+        *("--preset", "text-gru", "--n-embd", 4, "--n-embd2", 8, "--block-size", 8),
+        *("--max-steps", 901),
+    ],
 }  # fmt: skip
 STATUSES = (0, 2, 3, 129, 130, 143)
 
@@ -45,7 +54,7 @@ STATUSES = (0, 2, 3, 129, 130, 143)
 def lines(text):
     """The whole lines of what a run printed, without the times."""
     text = text[: text.rfind("\n") + 1]
-    return re.sub(r"step time \d+\.\d+ms|saving model to .*", "", text).splitlines()
+    return re.sub(r"time \d+\.\d+ms|saving model to .*", "", text).splitlines()
 
 
 class Undisturbed:
@@ -147,11 +156,7 @@ def interrupt(rng):
 
 
 def fill(rng):
-    """No room for a while: RLIMIT_FSIZE, which a file cannot grow beyond, stands for the disk.
-
-    A best model that is found in just that while is not kept, so now and then a run of makemore
-    ends with another best one.
-    """
+    """No room for a while: RLIMIT_FSIZE, which a file cannot grow beyond, stands for the disk."""
 
     def disturb(process, wait):
         time.sleep(wait)
@@ -226,6 +231,7 @@ FLAGS = {
         *("-i", "-o", "--preset", "--type", "--max-steps", "--seed", "-b", "-l", "-w", "-n"),
         *("--n-layer", "--n-head", "--n-embd", "--n-embd2", "--top-k", "--device"),
         *("--save-every", "--input-file", "--work-dir", "--batch-size", "--learning-rate"),
+        *("--text", "--text", "--block-size"),
     ],
     "sample": ["-n", "--prompt", "--temperature", "--top-k", "--seed", "-i", "--num-samples"],
     "diagnose": ["-i", "--preset", "--max-steps", "--plot"],
@@ -240,10 +246,13 @@ SWITCHES = {
     "export": ["--overwrite"],
 }
 USUAL = {
-    "--preset": ["part1", "part3", "part3-deep", "part4", "part5", "microgpt", "makemore-gru"],
+    "--preset": [
+        *("part1", "part3", "part3-deep", "part4", "part5", "microgpt", "makemore-gru"),
+        *("part7-bigram", "text-gru"),
+    ],
     "--type": ["bigram", "mlp", "bow", "rnn", "gru", "lstm", "transformer"],
     "--device": ["cpu"],
-    "--prompt": ["jo", "an", "x"],
+    "--prompt": ["jo", "an", "x", "-"],
     "--word": ["jo", "an", "x"],
     "--format": ["png", "svg"],
     "--temperature": ["0", "0.5", "2"],
@@ -258,7 +267,7 @@ def random_arguments(rng, place):
         + ["diagnose", "fly", "--version", "--help"]
     )  # fmt: skip
     files = [str(place / f) for f in ("words.txt", "bytes.txt", "few.txt", "fifo", "missing")]
-    folders = [str(place / f) for f in ("run", "gru", "new", "a b", "words.txt", "words.txt/x")]
+    folders = [str(place / f) for f in ("run", "gru", "text", "new", "a b", "words.txt/x")]
     arguments = [name]
     models = [*folders, *folders, str(place / "run" / "last.npz"), "", "x"]
     if name in ("sample", "evaluate", "plot", "export", "compare"):
@@ -271,8 +280,11 @@ def random_arguments(rng, place):
             continue
         flag = rng.choice(FLAGS.get(name) or ["--fly"])
         usual = USUAL.get(flag, ["1", "2", "4", "8", "32"])
-        if flag in ("-i", "--input-file"):
+        if flag in ("-i", "--input-file", "--text"):
             usual = files
+        if flag == "--text" and rng.random() < 0.2:
+            arguments.append(flag)
+            continue
         elif flag in ("-o", "--work-dir", "--plot"):
             usual = folders
         arguments += [flag, rng.choice(usual if rng.random() < 0.7 else TEXTS)]
@@ -338,6 +350,7 @@ def arguments(n, seed=0, report=print):
         kept = ["-i", place / "words.txt", "--max-steps", 5, "-q"]
         good("train", *kept, "-o", place / "run")
         good("train", *kept, "-o", place / "gru", "--type", "gru", "--n-embd", 4)
+        good("train", *kept, "-o", place / "text", "--preset", "text-gru", "--n-embd", 4)
         for k in range(n):
             given = random_arguments(rng, place)
             status, out, err = outcome(given, place)
@@ -377,9 +390,63 @@ def memory(steps=200_000, report=print):
     return found
 
 
+def lists(n, report=print):
+    """Seconds of processor time and MB that each model has taken when it prints the loss of its
+    first step on n words; part1 takes no step, and prints when it has counted."""
+    rng = random.Random(0)
+    names = WORDS.split("\n")
+    presets = [
+        name
+        for name, preset in PRESETS.items()
+        if name.startswith(("part", "microgpt")) and preset.data.name == "words"
+    ]
+    flags = {name: ["--preset", name] for name in presets} | {"notebook": ["--max-steps", 10]}
+    flags |= {name: ["--type", name] for name in USUAL["--type"]}
+    found = {}
+    with tempfile.TemporaryDirectory() as place:
+        words = Path(place) / "words.txt"
+        words.write_text("\n".join(rng.choice(names) + rng.choice(names)[:3] for _ in range(n)))
+        report(f"lists: {n:,} words, {words.stat().st_size / 1e6:.1f} MB")
+        for name, given in flags.items():
+            found[name] = until_it_prints("train", "-q", "-i", words, *given)
+            report("lists: {:<12} {:5.2f} s  {:5} MB".format(name, *found[name]))
+    return found
+
+
+def texts(n, report=print):
+    """The same for each model of running text, which prints before its first step, on npnet's play
+    again and again, n bytes of it or a little more."""
+    found = {}
+    with tempfile.TemporaryDirectory() as place:
+        text = Path(place) / "text.txt"
+        with open(text, "wb") as file:
+            while file.tell() < n:
+                file.write(PLAY.read_bytes())
+        report(f"texts: {text.stat().st_size:,} bytes")
+        for name in (name for name in PRESETS if name.startswith("text-")):
+            found[name] = until_it_prints("train", "-q", "--text", text, "--preset", name)
+            report("texts: {:<16} {:5.2f} s  {:5} MB".format(name, *found[name]))
+    return found
+
+
+def until_it_prints(*arguments):
+    """Seconds of processor time and MB that a command has taken when it prints its first line."""
+    with start(*arguments, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        stat = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        process.kill()
+    seconds = (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+    return seconds, int(re.search(r"VmHWM:\s+(\d+)", status)[1]) // 1000
+
+
 if __name__ == "__main__":
     what, *number = sys.argv[1:]
-    if what in ("kills", "signals", "disks"):
-        survive(what, int(number[0]))
+    whole = {
+        "writers": writers, "arguments": arguments, "memory": memory, "lists": lists,
+        "texts": texts,
+    }  # fmt: skip
+    if what in whole:
+        whole[what](*map(int, number))
     else:
-        {"writers": writers, "arguments": arguments, "memory": memory}[what](*map(int, number))
+        survive(what, int(number[0]))

@@ -580,3 +580,24 @@ def test_a_median_of_equal_numbers_may_move_with_one_of_them():
 
     draw = {"upstream": [1e-4], "layout": ["zero stride"]}
     oracle.check_backward(np.median, backward, None, "(2h+1)->()", draw=draw, max_examples=20)
+
+
+@pytest.mark.parametrize("norm", [np.linalg.norm, lambda x, **axis: np.sqrt((x * x).sum(**axis))])
+def test_float32_may_lose_what_cancels_inside(norm):
+    """A row whose smaller element is far below the larger, beside one that is not so small."""
+    values = {"sizes": {"n": 2, "c": 2}, "values": "wide", "layout": "C", "seed": 3628800}
+    values |= {"scale": 1.0, "upstream": 1.0, "options": {}}
+
+    def normalize(x):
+        size = norm(x, axis=-1, keepdims=True)
+        y = x / size
+        return y, (y, size)
+
+    def normalize_backward(dy, cache):
+        y, size = cache
+        return (dy - y * (y * dy).sum(-1, keepdims=True)) / size
+
+    both = np.float64, np.float32
+    oracle.check_backward(
+        normalize, normalize_backward, signature="(n,c)->(n,c)", dtype=both, example=values
+    )

@@ -210,7 +210,7 @@ def test_bad_sampling(names, trained, tmp_path):
     bad("sample", trained, "-i", tmp_path / "no.txt", says="no.txt")
     other = tmp_path / "other.txt"
     other.write_text("anna\nbob\n")
-    bad("sample", trained, "-i", other, says="other words")
+    bad("sample", trained, "-i", other, says="another list of words")
 
 
 def rewrite(path, **changes):

@@ -3,16 +3,15 @@ published."""
 
 import os
 import re
-import subprocess
-import sys
+import resource
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from command_line import ENVIRONMENT, bad, good, start
 from configs import config_for
 
 from npnet import diagnose
@@ -21,7 +20,6 @@ from npnet.models import BUILDERS, build
 from npnet.presets import PRESETS
 from npnet.random import TorchGenerator
 
-ROOT = Path(__file__).parent.parent
 CHAINS = ("mlp", "mlp_running", "mlp_deep", "mlp_makemore", "wavenet")
 NAMES = read_words()
 
@@ -242,26 +240,27 @@ def test_there_must_be_a_last_step(stop):
         diagnose.diagnose(replace(PRESETS["part3"], stop=stop), NAMES)
 
 
-def command(*arguments, **environment):
-    env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.run(
-        [sys.executable, "-m", "npnet", "diagnose", *arguments],
-        capture_output=True,
-        text=True,
-        env=env,
-    )
-
-
 def test_the_command_draws(tmp_path):
     matplotlib = pytest.importorskip("matplotlib.image")
-    done = command("-q", "--max-steps", "30", "--plot", tmp_path / "plots")
-    assert (done.returncode, done.stderr) == (0, "")
+    done = good("diagnose", "-q", "--max-steps", 30, "--plot", tmp_path / "plots")
+    assert done.stderr == ""
     assert len(table(done.stdout)) == 5 + 5 + 7
     files = {path.name for path in (tmp_path / "plots").iterdir()}
     assert files == {"activations.png", "gradients.png", "weight-gradients.png", "updates.png"}
     for name in files:
         image = matplotlib.imread(tmp_path / "plots" / name)
         assert image.shape[0] > 400 and image.shape[1] > 1000 and image[..., :3].std() > 0.05
+
+
+def test_a_picture_without_room_is_named_and_leaves_nothing(tmp_path):
+    pytest.importorskip("matplotlib")
+    limit = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, -1))}
+    flags = ["diagnose", "-q", "--max-steps", 2, "--plot", tmp_path]
+    with start(*flags, **limit) as process:
+        said = process.stderr.read()
+    assert process.returncode == 2
+    assert said == f"npnet: {tmp_path / 'activations.png'}: File too large\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_curve_of_one_step_is_drawn(tmp_path):
@@ -283,11 +282,11 @@ def test_a_long_curve_is_thinned(monkeypatch, tmp_path):
 
 def test_without_matplotlib_it_says_what_to_install(tmp_path):
     (tmp_path / "matplotlib.py").write_text("raise ImportError('blocked')")
-    done = command("--plot", str(tmp_path / "plots"), PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr == 'npnet: pictures need matplotlib: pip install "npnet-trainer[plot]"\n'
-    assert not (tmp_path / "plots").exists()
+    plots = tmp_path / "plots"
+    first = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}"}
+    said = bad("diagnose", "--plot", plots, **first)
+    assert said == 'npnet: pictures need matplotlib: pip install "npnet-trainer[plot]"\n'
+    assert not plots.exists()
 
 
 @pytest.mark.parametrize(
@@ -301,6 +300,4 @@ def test_without_matplotlib_it_says_what_to_install(tmp_path):
     ],
 )
 def test_bad_input_is_one_line(arguments, message):
-    done = command(*arguments)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert message in done.stderr and done.stderr.count("\n") == 1
+    bad("diagnose", *arguments, says=message)

@@ -87,7 +87,7 @@ def test_resuming_refuses_other_words_and_settings(names, tmp_path):
     resume = ["train", "-o", out, "--resume"]
     other = tmp_path / "other.txt"
     other.write_text(WORDS[:-1], encoding="utf-8")
-    bad(*resume, "-i", other, says="other words")
+    bad(*resume, "-i", other, says="another list of words")
     bad(*resume, "--seed", 1, says="other settings")
     bad(*resume, "-b", 8, says="other settings")
     bad(*resume, "--type", "rnn", says="no flag can change")
@@ -286,6 +286,11 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_first_step(names,
     assert {path.name for path in tmp_path.iterdir()} <= {".lock", "history.csv"}
 
 
+def test_a_file_is_no_folder(names):
+    bad("train", "-i", names, "-o", names, says=f"{names}: Not a directory")
+    bad("train", "-i", names, "-o", names / "x", says=f"{names / 'x'}: Not a directory")
+
+
 def test_a_second_run_in_a_folder_is_refused_while_the_first_lives(names, tmp_path):
     out = tmp_path / "out"
     first = ["train", "-i", names, "--preset", "part3", "-o", out]
@@ -356,6 +361,27 @@ def test_no_checkpoint_is_overwritten_by_one_that_is_not_finite(tmp_path):
     assert not (tmp_path / "model.npz").exists()
 
 
+def test_a_best_model_that_could_not_be_kept_is_kept_by_a_later_save(tmp_path):
+    """Until then last.npz stays before it, from where a resumed run finds it again."""
+    with begun(tmp_path, "makemore-bigram") as (run, folder):
+        in_the_way = tmp_path / "model.npz.unfinished"
+        in_the_way.mkdir()
+        run.best = 2.5
+        best = run.model.data.copy()
+        assert folder.keep_best(run, 501).filename == str(tmp_path / "model.npz")
+        assert folder.keep_best(run, 501) is None  # said once
+        run.model.data += 1
+        with pytest.raises(OSError, match=r"model\.npz"):
+            folder.save(run, 600)
+        assert checkpoint.load(tmp_path / "last.npz").meta["step"] == 0
+        in_the_way.rmdir()
+        folder.save(run, 700)
+    kept, last = (checkpoint.load(tmp_path / name) for name in ("model.npz", "last.npz"))
+    assert (kept.meta["step"], last.meta["step"]) == (501, 700)
+    assert np.array_equal(kept.model.data, best)
+    assert np.array_equal(last.model.data, best + 1)
+
+
 # ---- history.csv
 
 
@@ -423,6 +449,16 @@ def test_a_folder_gives_the_model_of_the_newest_run(tmp_path):
     assert np.array_equal(norm.running_mean, settled.running_mean)
     (tmp_path / "words.txt").unlink()
     with pytest.raises(ValueError, match="-i FILE"):
+        open_model(tmp_path)
+
+
+def test_a_run_of_the_first_version_is_refused_as_such(tmp_path):
+    with begun(tmp_path):
+        pass
+    saved = checkpoint.load(tmp_path / "last.npz")
+    del saved.meta["seconds"], saved.meta["settled"]
+    checkpoint.save(tmp_path / "last.npz", saved)
+    with pytest.raises(ValueError, match=r"or one of npnet 0\.1 \('seconds' is missing\)"):
         open_model(tmp_path)
 
 

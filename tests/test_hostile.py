@@ -106,6 +106,7 @@ def test_damaged_and_hostile_checkpoints(tmp_path, worker):
         ("makemore-rnn", ["--n-embd", "4", "--n-embd2", "8"]),
         ("makemore-transformer", ["--n-embd", "4", "--n-layer", "1", "--n-head", "2"]),
         ("microgpt", []),
+        ("text-gru", ["--n-embd", "4", "--n-embd2", "8", "--block-size", "8"]),
     ):
         folder = tmp_path / name
         argv = ["train", "--preset", name, "--max-steps", "3", "-q", "-o", str(folder), *options]
@@ -160,6 +161,8 @@ def test_lists_of_random_bytes(tmp_path, worker):
         argv = ["train", "-i", str(path), "--max-steps", "1", "-q"]
         if k % 3 == 0:
             argv += ["--type", types[k % len(types)]]
+        if k % 3 == 1:
+            argv[1] = "--text"
         answer = worker.run(argv)
         judge(f"list {k}", argv, answer)
         statuses[answer[0]] += 1

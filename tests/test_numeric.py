@@ -1,5 +1,6 @@
 """Derivatives without torch: exact where they can be, else with a bound that holds."""
 
+import itertools
 import math
 import warnings
 
@@ -12,8 +13,10 @@ from oracle.proof.numeric import (
     confirm,
     derivative,
     differences,
+    rounding_of,
     sensitivity,
 )
+from oracle.proof.rounded import SIZE, rounded
 
 WAYS = {"complex step": complex_step, "central differences": differences}
 
@@ -357,3 +360,74 @@ def test_a_term_that_y_absorbs_does_not_cost_the_complex_step_its_trust():
     found = derivative(f, inputs, dys, ["x", "w"])
     assert found.method == "complex step"
     assert confirm(f, inputs, dys, ["x", "w"], found).method == "complex step"
+
+
+def test_what_is_absorbed_inside_is_not_taken_from_the_complex_step():
+    """log(1 + exp(-50)) is 0, as exp(-50) is absorbed, though its slope is not."""
+    inputs, dys = {"x": np.array([1.5, -50.0])}, (np.array([0.0, 1.0]),)
+
+    def f(given):
+        return (np.log(1 + np.exp(given["x"])),)
+
+    found = complex_step(f, inputs, dys, ["x"])
+    assert confirm(f, inputs, dys, ["x"], found).method == "complex step"
+
+
+def test_differences_overrule_a_slope_that_no_rounding_hides():
+    """A derivative of 1e-10 of the largest that the complex step makes up is not believed."""
+    inputs, dys = {"x": np.array([1.0]), "w": np.array([1.0])}, (np.ones(1),)
+
+    def f(given):
+        return (given["x"] + 1e-10 * np.conjugate(given["w"]),)
+
+    wrong = of(complex_step, lambda x, w: x + 1e-10 * np.conjugate(w), [dys[0]], **inputs)
+    assert wrong.value["w"] == -1e-10
+    sure = confirm(f, inputs, dys, ["x", "w"], wrong)
+    assert sure.method == "central differences" and sure.value["w"] == pytest.approx(1e-10, 1e-3)
+
+
+NORMS = {
+    "sqrt": lambda x: np.sqrt((x * x).sum(-1, keepdims=True)),
+    "norm": lambda x: np.linalg.norm(x, axis=-1, keepdims=True),
+}
+
+
+@pytest.mark.parametrize(
+    "way, norm", [*itertools.product([differences], NORMS), (complex_step, "sqrt")]
+)
+def test_sensitivity_sees_a_cancellation_between_operations(way, norm):
+    """x / |x| hardly moves with its largest element, as two terms of |dy| / |x| cancel."""
+    x, dy = {"x": np.array([[1e-4, 1.0]])}, [np.array([[0.0, 2.0]])]
+    f = lambda given: (given["x"] / NORMS[norm](given["x"]),)
+    found = way(f, x, dy, ["x"])
+    m = sensitivity(f, x, dy, ["x"], found, runs=16)["x"]
+    assert abs(found.value["x"][0, 1]) < 1e-6 and 0.5 < m[0, 1] < 8
+
+
+def test_rounded_arithmetic_keeps_what_is_exact():
+    x = np.array([[3.0, 3.0, -1.0], [2.0, 0.0, 1.0]])
+
+    def ties(given):
+        x = given["x"]
+        return x == x.max(1, keepdims=True), x - x.max(), np.maximum(x, 0), -np.abs(x[::-1]).T
+
+    for got, expected in zip(rounded(ties, 0)({"x": x}), ties({"x": x}), strict=True):
+        np.testing.assert_array_equal(got == 0, expected == 0)
+    np.testing.assert_array_equal(rounded(ties, 0)({"x": x})[2], np.maximum(x, 0))
+    unit = rounding_of(lambda given: (np.exp(given["x"]), given["x"].sum()), {"x": x})
+    assert np.all(unit > 1.05 * np.abs([*np.exp(x).flat, x.sum()]))
+    assert np.all(unit < 4 * np.abs([*np.exp(x).flat, x.sum()]))
+
+
+def test_rounded_arithmetic_rounds_into_what_is_given_and_the_two_parts_apart():
+    def f(given):
+        y = np.empty_like(given["x"])
+        np.multiply(given["x"], 3.0, out=y)
+        y += 1
+        return y, np.einsum("i,i", y, y), np.float64(2) * y.sum() / 3
+
+    once, twice = (rounded(f, 1)({"x": np.array([1 + 1j, 2 + 2j])}) for _ in range(2))
+    for a, b, exact in zip(once, twice, f({"x": np.array([1 + 1j, 2 + 2j])}), strict=True):
+        np.testing.assert_array_equal(a.real, b.real)
+        assert np.all(a.imag != exact.imag) and np.all(a.real != exact.real)
+        np.testing.assert_allclose(a, exact, rtol=30 * SIZE)

@@ -1,9 +1,12 @@
 """Pictures: every axis is labelled, and what is drawn is what the model computes."""
 
 import math
+import os
+import shutil
 
 import numpy as np
 import pytest
+from command_line import bad, good, npnet
 from configs import config_for
 
 from npnet import plot
@@ -64,6 +67,9 @@ def test_the_losses_are_drawn_where_they_are(tmp_path):
     assert lines["whole val set"].tolist() == [[50, 2.7], [100, 2.4]]
     assert lines["whole test set"].tolist() == [[100, 2.5]]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("step", "loss (nats per character)")
+    for n in (2, 12):
+        (axes,) = plot.comparison({f"run {k}": read for k in range(n)}).axes
+        assert len({line.get_color().tobytes() for line in axes.lines[: 2 * n]}) == n
     (axes,) = plot.comparison({"a": read, "b": read}).axes
     assert [text.get_text() for text in axes.get_legend().get_texts()][:2] == ["a", "b"]
 
@@ -75,12 +81,35 @@ def test_a_running_mean_follows_without_the_bias_of_its_start():
     assert np.abs(line[50:] - np.linspace(3, 2, 900)[50:]).max() < 0.12
 
 
-@pytest.mark.parametrize("text", ["", "step\n", "step,a\n1\n", "step,a\n1,x\n", COLUMNS, "\0\n\1"])
-def test_a_history_that_is_none(tmp_path, text):
+ROWS = [
+    "",
+    "x,3,,,,,1",
+    "1,3,,,,,1,1",
+    ",3,,,,,1",
+    "1e400,3,,,,,1",
+    "1,-1e308,,,,,1",
+    "1,inf,,,,,1",
+]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "step\n", "step,batch_loss\n1,2\n", "step,a\n1,x\n", COLUMNS, "\0\n\1"),
+        *('"' * 200_000, *(f"{COLUMNS}\n{row}\n" for row in ROWS)),
+    ],
+)
+def test_a_history_that_is_none(text, tmp_path):
     path = tmp_path / "history.csv"
     path.write_text(text)
     with pytest.raises(ValueError, match=r"history\.csv: not the history of a run"):
         plot.read_history(path)
+
+
+def test_a_pipe_is_no_history(tmp_path):
+    os.mkfifo(tmp_path / "history.csv")
+    with pytest.raises(OSError, match="Not a regular file"):
+        plot.read_history(tmp_path / "history.csv")
 
 
 @pytest.mark.parametrize("kind", ["mlp", "rnn"])
@@ -160,8 +189,16 @@ def test_plot_leaves_pictures_beside_the_run(run, capsys, tmp_path):
     for name in names:
         assert "<svg" in (tmp_path / "new" / f"{name}.svg").read_text()
     capsys.readouterr()
+    assert main(["plot", "-q", str(run), "-o", str(NAMES)]) == 2
+    assert capsys.readouterr().err == f"npnet: {NAMES}/embedding.png: Not a directory\n"
     assert main(["plot", str(run), "--word", "emma"]) == 2
     assert "a mlp has no attention to draw" in capsys.readouterr().err
+
+
+def test_what_matplotlib_says_about_its_fonts_is_no_second_line(run, tmp_path):
+    (tmp_path / "file").touch()  # no folder, so matplotlib keeps its cache elsewhere, and says so
+    done = npnet("plot", "-q", run, "-o", tmp_path, MPLCONFIGDIR=str(tmp_path / "file"))
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_evaluate_prints_what_training_printed(run, capsys, tmp_path):
@@ -200,6 +237,19 @@ def test_compare_makes_a_table_and_a_figure(run, capsys, tmp_path):
     with pytest.raises(SystemExit, match="2"):
         main(["compare", str(run), "-o", str(tmp_path / "x.jpg")])
     assert "must end in .png or .svg" in capsys.readouterr().err
+
+
+def test_words_that_are_gone_are_named_before_anything_is_printed(names, tmp_path):
+    words, run = tmp_path / "words.txt", tmp_path / "run"
+    shutil.copy(names, words)
+    good("train", "-i", words, "-o", run, "--max-steps", 5)
+    words.write_text("other\n")
+    gone = f"the words of {run / 'model.npz'} are gone or changed, {words}"
+    bad("compare", run, "-o", tmp_path / "x.png", says=f"{gone}\n")
+    bad("plot", run, says=f"{gone}; if they have moved, -i FILE finds them\n")
+    bad("evaluate", run, says=f"{gone}; -i FILE names others\n")
+    good("plot", run, "-i", names)
+    good("evaluate", run, "-i", names)
 
 
 def test_export_and_back_draws_the_same_words(run, capsys, tmp_path):

@@ -150,6 +150,15 @@ def test_drawing_ends_with_the_last_word_unless_all_is_to_be_drawn():
     np.testing.assert_array_equal(states[1], states[2])
 
 
+def test_a_watch_is_told_how_many_words_have_ended():
+    told = []
+    words = generate(
+        make("mlp", scale=0.3), VOCABULARY, TorchGenerator(1), 20, max_length=7, watch=told.append
+    )
+    assert told == [sum(len(word) <= t for word in words) for t in range(len(told))]
+    assert 0 < told[2] < 20 and len(told) > 5
+
+
 def test_the_longest_word_of_a_model_with_positions_uses_all_of_them():
     model = make("transformer")
     assert all(

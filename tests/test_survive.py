@@ -1,5 +1,5 @@
-"""A little of what tests/survive.py does at length: runs that are killed, interrupted or beside a
-second one, and random arguments."""
+"""A little of what tests/survive.py does at length: runs that are killed, interrupted, without room
+on the disk or beside a second one, and random arguments."""
 
 import pytest
 from survive import STATUSES, arguments, survive, writers
@@ -10,7 +10,7 @@ def quiet(line):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "n"), [("kills", 12), ("signals", 12)])
+@pytest.mark.parametrize(("kind", "n"), [("kills", 12), ("signals", 12), ("disks", 12)])
 def test_a_disturbed_run_is_the_undisturbed_one(kind, n):
     assert survive(kind, n, report=quiet) >= n
 

@@ -35,14 +35,13 @@ says after each step what is done, what is wrong and how, and what is not yet do
 """
 '''
 CHUNKED = """\
-Each function below the forward returns one gradient: d<name>, the derivative of the loss by <name>,
-of its shape. Start at the top. The arguments are what may be of use; ask for any other by its name:
-x, y, a value or a parameter of the forward, n, T, E, H, V, and every gradient further up, which is
-right whatever your own function returned."""
+Each function below the forward returns one gradient: d<name>, the gradient of the loss with respect
+to <name>, which has its shape. Start at the top. The arguments are those that may be of use; others
+can be added by name: x, y, a value or a parameter of the forward, n, T, E, H, V, and every gradient
+further up, which is the true one whatever your own function returned."""
 OPERATION = """\
-Write {name}_backward, which gets the upstream gradient and the cache that the forward returned.
-To go on one gradient at a time, return None in the place of those that are not yet done. The cache
-may be changed."""
+Write {name}_backward, which gets the upstream gradient and the cache that the forward returned. To
+do one gradient at a time, return None for those that are not yet done. You may change the cache."""
 
 
 @functools.cache

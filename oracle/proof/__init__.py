@@ -1,13 +1,13 @@
-"""The judge: one property for anybody's backward pass, whoever asks.
+"""The judge: one property for every backward pass.
 
     signature   shapes as text
     draw        an example: from plain values, seed, sizes and options, to arrays
     reference   what is right: torch's gradients, or the differentiated forward
-    numeric     derivatives of a NumPy function, without torch: which way to them is to be trusted
+    numeric     derivatives of a NumPy function, without torch: which of the two ways to trust
     slopes      the two ways, the complex step and central differences
     autograd    how far rounding can move what torch computes
     compare     is an array equal to its reference up to rounding?
-    subject     anybody's forward and backward, in whatever style, behind one call
+    subject     a forward and a backward in any style, behind one call
     finding     what an examination is about, and what it can find
     examine     the property, for one example
     mistakes    which mistake fits

@@ -69,7 +69,7 @@ def judge(
                results, `ids` or `options` use
     options    {name: value, or a hypothesis strategy, or a letter, which stands for its size} for
                the forward's keyword arguments
-    draw       choices in the place of those of oracle.proof.draw.COMMON, {"layout": ["C"]} for code
+    draw       choices that replace those of oracle.proof.draw.COMMON, {"layout": ["C"]} for code
                that takes contiguous arrays alone, {"values": ["normal"]} for tame numbers
     allow      the kinds of verdict that the project's own policy permits, "view", "dtype", "write"
                or any of oracle.proof.finding.KINDS; the formula is judged anyway

@@ -1,8 +1,8 @@
 """Examples: from plain values, seed and sizes and options, to arrays.
 
-An example is a flat dictionary of plain values, so a printed one reproduces a failure. Whoever is
-judged, the same kinds of values are drawn: ties and zeros, constant rows and columns, saturation,
-every magnitude, and every layout in memory.
+An example is a flat dictionary of plain values, so a printed one reproduces a failure. The same
+kinds of values are drawn for everything that is judged: ties and zeros, constant rows and columns,
+saturation, every magnitude, and every layout in memory.
 """
 
 from typing import Any

@@ -1,9 +1,9 @@
-"""The property of a backward pass, for one example: what everybody's is held against.
+"""The property by which every backward pass is judged, for one example.
 
 Values, shapes and dtypes of every gradient; nothing of the caller's modified or shared; the same
-bits twice, whatever was called between; zero for a zero upstream gradient, and linear in it; a
+bits twice, whatever was called in between; zero for a zero upstream gradient, and linear in it; a
 permuted batch permutes, two halves add up; `out` is filled whatever stood there before. What fails
-is a `Finding`, and the examination goes on, so that a gradient is judged whatever another does.
+is a `Finding`, and the examination goes on, so that each gradient is judged whatever the others do.
 """
 
 import inspect
@@ -250,7 +250,7 @@ class Examination:
             self.note(name, self.kind_of(name, result, got), result.message, result, got=got)
 
     def decided(self, name: str, got: np.ndarray) -> np.ndarray:
-        """Where the forward has a derivative that a gradient can be held against. At a kink a
+        """Where the forward has a derivative that a gradient can be compared with. At a kink a
         formula may divide 0 by 0: that is no derivative, and none exists."""
         kinked = self.expected.kinked[name]
         return np.asarray(self.expected.judged[name] & (np.isfinite(got) | ~kinked))
@@ -315,7 +315,7 @@ class Examination:
             owners = owners | {f"d{name}": np.asarray(gradient)}
 
     def repeated(self, forward: Pass, found: dict[str, Any], first: Arrays) -> None:
-        """The same bits again, whatever was called between."""
+        """The same bits again, whatever was called in between."""
         problem, factor = self.problem, self.problem.dtype.type(1.5)
         floating = {n for n, a in problem.inputs.items() if a.dtype.kind == "f"}
         other = {n: frozen(factor * a) if n in floating else a for n, a in problem.inputs.items()}

@@ -3,11 +3,13 @@
 
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
+from oracle.proof.rounded import SIZE, rounded
 from oracle.proof.slopes import (
     Arrays,
     Derivative,
@@ -16,6 +18,7 @@ from oracle.proof.slopes import (
     complex_step,
     differences,
     flat,
+    hidden,
     largest,
     quiet,
 )
@@ -61,7 +64,7 @@ def derivative(
 def confirm(
     f: Function, inputs: Arrays, dys: Sequence[np.ndarray], wrt: Sequence[str], found: Derivative
 ) -> Derivative:
-    """`found` again, where it contradicts somebody, with more effort.
+    """`found` checked again, with more effort, because a gradient contradicts it.
 
     Central differences in every element decide whether they or `found` stand. And where the
     gradient jumps right beside the point, as among three equal numbers to be sorted, what it is
@@ -69,9 +72,9 @@ def confirm(
     """
     if found.method == "complex step":
         exact = differences(f, inputs, dys, wrt)
+        size = float(np.abs(flat(dys)) @ rounding_of(f, inputs))
         for name, value in found.value.items():
-            # y may stand still where it absorbs a term.
-            slack = 1e-9 * max(float(np.abs(a).max(initial=0)) for a in (value, *dys))
+            slack = hidden(size, inputs[name])  # y may stand still where it absorbs a term
             inside = (exact.low[name] - slack <= value) & (value <= exact.high[name] + slack)
             same = inside & (exact.kinked[name] <= found.kinked[name])
             if not np.all(same | ~exact.judged[name]):
@@ -134,35 +137,62 @@ def sensitivity(
     runs: int = 4,
     seed: int = 0,
 ) -> Arrays:
-    """M = |g| + 2^26 mean |g' - g|, with g' the gradient where all floating inputs and dys are
-    multiplied by 1 + 2^-26 N(0, 1): what one rounding of each, in units of it, does to g.
+    """M = |g| + the mean of |g' - g| in units of the noise, with g' the gradient where all floating
+    inputs and dys are multiplied by 1 + 2^-26 N(0, 1): what one rounding of each does to g.
 
+    And where f can be differentiated by the complex step in `rounded` arithmetic, M is no smaller
+    than what one rounding of each operation's result does: the inputs do not show how that cancels.
     At a kink, where g jumps, M is the larger of the one-sided derivatives.
     """
     rng = np.random.default_rng(seed)
+    runs = runs if found.method == "complex step" else min(runs, 2)
 
     def perturbed(a: np.ndarray) -> np.ndarray:
         if a.dtype.kind != "f":
             return a
         return a * (1 + 2.0**-26 * rng.standard_normal(a.shape))
 
-    moved = {name: np.zeros(found.value[name].shape) for name in wrt}
-    runs = runs if found.method == "complex step" else min(runs, 2)
-    for _ in range(runs):
+    def nearby() -> Derivative:
         near = {name: perturbed(a) for name, a in inputs.items()}
         upstream = [perturbed(np.asarray(dy)) for dy in dys]
         try:
-            other = again(found)(f, near, upstream, wrt)
+            return again(found)(f, near, upstream, wrt)
         except NotComplexSafe:
-            other = differences(f, near, upstream, wrt)
-        for name in wrt:
-            smooth = other.judged[name] & ~found.kinked[name]
-            moved[name] += np.where(smooth, np.abs(other.value[name] - found.value[name]), 0)
+            return differences(f, near, upstream, wrt)
+
+    def moves(other: Derivative, size: float) -> Arrays:
+        """|g' - g| in units of the noise, 0 where g is no number to be compared with."""
+        smooth = {n: other.judged[n] & found.judged[n] & ~found.kinked[n] for n in wrt}
+        by = {n: np.abs(other.value[n] - found.value[n]) for n in wrt}
+        return {n: np.where(smooth[n], by[n], 0) / size for n in wrt}
+
+    near = [moves(nearby(), 2.0**-26) for _ in range(runs)]
+    inside = []
+    for run in range(runs):
+        with suppress(Exception):  # f may not take such arrays, or be analytic
+            by = moves(complex_step(rounded(f, seed + run), inputs, dys, wrt), SIZE)
+            if all(by[n].max(initial=0) * SIZE <= 2.0**-10 * largest(found.value[n]) for n in wrt):
+                inside.append(by)  # and else it went another way
     return {
-        name: np.maximum(np.abs(found.low[name]), np.abs(found.high[name]))
-        + 2.0**26 / runs * moved[name]
-        for name in wrt
+        n: np.maximum(np.abs(found.low[n]), np.abs(found.high[n]))
+        + np.maximum(mean(near, n), mean(inside, n))
+        for n in wrt
     }
+
+
+def mean(each: list[Arrays], name: str) -> np.ndarray | float:
+    return np.mean([a[name] for a in each], axis=0) if each else 0.0
+
+
+def rounding_of(f: Function, inputs: Arrays, runs: int = 4) -> np.ndarray:
+    """M of the outputs, in one row: |y| + the mean of |y' - y| in units of the noise."""
+    with quiet():
+        y = flat(f(inputs))
+        moved = np.zeros(y.shape)
+        for run in range(runs):
+            with suppress(Exception):
+                moved += np.abs(flat(rounded(f, run)(inputs)) - y)
+    return np.abs(y) + np.where(np.isfinite(moved), moved, 0) / (runs * SIZE)
 
 
 def agrees(f: Function, inputs: Arrays, dys: Sequence[np.ndarray], found: Derivative) -> bool:

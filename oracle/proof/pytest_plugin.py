@@ -41,7 +41,7 @@ def each_gradient(*arguments: Any, **details: Any) -> Callable:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """The sentence and the line that reproduces it, in the place of the frames between."""
+    """Show the sentence and the line that reproduces it instead of the frames in between."""
     report = yield
     if call.excinfo is not None and isinstance(call.excinfo.value, Failure):
         path, line, _ = item.location

@@ -18,7 +18,7 @@ class ReferenceFailure(ValueError):
 
 
 class NotJudged(Exception):
-    """There is nothing to hold this example against: a value or a derivative is not finite."""
+    """There is nothing to compare this example with: a value or a derivative is not finite."""
 
 
 @dataclass

@@ -50,7 +50,7 @@ class Verdict:
 class Report:
     """The verdicts on one backward pass, in how many examples, beside which reference.
 
-    remarks say what is no mistake but good to know, `allowed` what is one and was allowed.
+    `remarks` are not mistakes but good to know; `allowed` are mistakes that were allowed.
     """
 
     title: str

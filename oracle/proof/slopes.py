@@ -143,7 +143,7 @@ def differences(
     """Sixteen calls of f an element where it is smooth, and as many again for each 32 times smaller
     step where the bound is still too wide: for a kink, a pole or the border of a domain nearby.
 
-    Where f raises, or is no number, beside the point, that side is not used. `windows` has the only
+    Where f raises, or is NaN, beside the point, that side is not used. `windows` has the only
     elements of an input to be differentiated; the rest is not judged.
     """
     found = nothing(inputs, wrt, "central differences")
@@ -174,7 +174,7 @@ def one_sided(
     an f in float32.
     """
     x, weight = inputs[name].reshape(-1)[part], np.abs(dy)
-    largest_step = h = largest(inputs[name]) / (30 * np.pi)
+    largest_step = h = first_step(inputs[name])
     own = np.where(x == 0, np.inf, np.abs(x))
     smallest = np.where(x == 0, h * 2.0**-36, own * 2.0**-32)
     best = np.full((5, x.size, y.size), np.inf)
@@ -280,6 +280,15 @@ def add(
     found.judged[name].reshape(-1)[part] = finite
     found.kinked[name].reshape(-1)[part] = finite & gap.any(1)
     return np.where(finite, np.abs(ends).max(0).sum(1), 0)
+
+
+def hidden(size: float, x: np.ndarray) -> float:
+    """What slope by x may hide in the rounding of values of that size, at the largest step."""
+    return BOTH.total * UNIT * size / first_step(x)
+
+
+def first_step(x: np.ndarray) -> float:
+    return largest(x) / (30 * np.pi)
 
 
 def flat(outputs: Sequence[np.ndarray]) -> np.ndarray:

@@ -1,5 +1,5 @@
-"""Backward passes that belong to a framework: the engine of somebody's tensors, torch's Functions
-and Modules, JAX's custom_vjp, and whatever returns a vector-Jacobian product.
+"""Backward passes that belong to a framework: a tensor engine of one's own, torch's Functions and
+Modules, JAX's custom_vjp, and anything that returns a vector-Jacobian product.
 
     oracle.tensors(f, Tensor)           Tensor(array), y.backward(), x.grad
     oracle.torch_function(Function)     a torch.autograd.Function
@@ -7,7 +7,7 @@ and Modules, JAX's custom_vjp, and whatever returns a vector-Jacobian product.
     oracle.vjp(f, autograd.make_vjp)    pull, y = make_vjp(f, places)(inputs...)
     oracle.jax_function(f)              jax.vjp
 
-Their gradients are copied: no framework promises arrays that it shares with nobody.
+Their gradients are copied, because no framework promises arrays that are not shared.
 """
 
 import sys
@@ -285,7 +285,7 @@ class Products(Subject):
 
 
 def recognised(forward: Any) -> Any:
-    """What is no plain function, as a Subject."""
+    """Anything that is not a plain function, as a Subject."""
     torch, jax = sys.modules.get("torch"), sys.modules.get("jax")
     if torch and isinstance(forward, type) and issubclass(forward, torch.autograd.Function):
         return torch_function(forward)

@@ -1,4 +1,4 @@
-"""Anybody's forward and backward, in whatever style, behind one call.
+"""A forward and a backward in any style, behind one call.
 
     subject.forward(inputs, options) -> Pass         inputs by name, in the order of the signature
     pass.backward(dys) -> {input name: gradient}     None where there is none
