@@ -275,7 +275,7 @@ def _plot_flags(p):
         "-o", "--output", metavar="DIR", type=folder_name, help="put them here (default: the run's)"
     )
     p.add_argument("--format", choices=["png", "svg"], default="png", help="default: %(default)s")
-    p.add_argument("--word", metavar="TEXT", help="the word whose attention is drawn")
+    p.add_argument("--word", metavar="TEXT", help="the word or text whose attention is drawn")
     _input_file(p, "the words or the text of the training run, if moved")
 
 

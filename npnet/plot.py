@@ -100,7 +100,7 @@ def loss_curves(history: dict[str, np.ndarray]) -> Any:
         if there.any():
             axes.plot(
                 step[there], evaluated[there], color=color, marker="o", markersize=4,
-                linestyle="--", linewidth=1, label=f"whole {name} set",
+                linestyle="--", linewidth=1, label=f"{name} set",
             )  # fmt: skip
     axes.legend(frameon=False)
     return figure

@@ -173,7 +173,8 @@ class Progress:
 
 
 class Output:
-    """A standard stream whose failure can be survived: what cannot be written is dropped.
+    """A standard stream whose failure can be survived: what cannot be written is dropped, and a
+    character that its encoding lacks is escaped.
 
     error is the first failure. With survives False it is raised as well, for a command that has
     nothing to keep.
@@ -192,12 +193,19 @@ class Output:
     def write(self, text: str) -> int:
         with self._careful():
             if self.progress is None or not self.progress.terminal or not self.stream.isatty():
-                self.stream.write(text)
+                self._write(text)
             else:
                 with self.progress.erased():
-                    self.stream.write(text)
+                    self._write(text)
                     self.progress.mid_line = not text.endswith("\n")
         return len(text)
+
+    def _write(self, text: str) -> None:
+        try:
+            self.stream.write(text)
+        except UnicodeEncodeError as error:
+            known = error.encoding
+            self.stream.write(text.encode(known, "backslashreplace").decode(known))
 
     def flush(self) -> None:
         with self._careful():

@@ -64,8 +64,8 @@ def test_the_losses_are_drawn_where_they_are(tmp_path):
     (axes,) = figure.axes
     lines = {line.get_label(): line.get_xydata() for line in axes.lines}
     assert lines["minibatch"].tolist() == [[s, 3 - s / 100] for s in range(0, 100, 10)]
-    assert lines["whole val set"].tolist() == [[50, 2.7], [100, 2.4]]
-    assert lines["whole test set"].tolist() == [[100, 2.5]]
+    assert lines["val set"].tolist() == [[50, 2.7], [100, 2.4]]
+    assert lines["test set"].tolist() == [[100, 2.5]]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("step", "loss (nats per character)")
     for n in (2, 12):
         (axes,) = plot.comparison({f"run {k}": read for k in range(n)}).axes

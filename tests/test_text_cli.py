@@ -11,6 +11,7 @@ from command_line import (
     bad,
     command,
     good,
+    npnet,
     same_runs,
     start,
 )
@@ -243,9 +244,13 @@ def test_a_text_of_many_characters(tmp_path):
     rng = np.random.default_rng(0)
     text.write_text("".join(rng.choice([*letters, "\n"], 5000)), encoding="utf-8")
     good("train", "--text", text, "-o", out, "--max-steps", 3, *RUNS["bigram"])
-    assert "\ufffd" not in good("sample", out, "-n", 20).stdout
+    drawn = good("sample", out, "-n", 20).stdout
+    assert len(drawn) == 21 and set(drawn) <= {*letters, "\n"}
     good("evaluate", out, "--per-word")
     good("plot", out)
+    narrow = npnet("sample", out, "-n", 20, PYTHONIOENCODING="ascii")
+    assert narrow.returncode == 0
+    assert narrow.stdout == drawn.encode("ascii", "backslashreplace").decode()
 
 
 def test_signals_end_a_sampling_run_in_one_line(run):
