@@ -68,9 +68,10 @@ def observe(model: Model, x: np.ndarray, y: np.ndarray) -> list[Observed]:
     model.grad.
     """
     layers = chain(model)
-    outs, caches, h = [], [], x
+    outs, caches = [], []
+    h, y, packing = model.packed(x, y)
     for layer in layers:
-        h, cache = layer.forward(h, training=True)
+        h, (cache,) = Sequential(layer).forward(h, True, packing)
         outs.append(h)
         caches.append(cache)
     _, cache = ops.cross_entropy(h, y)

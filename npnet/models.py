@@ -139,18 +139,21 @@ class Model:
         return loss
 
     def _forward(self, x: np.ndarray, y: np.ndarray, training: bool) -> tuple[Any, ...]:
-        """The loss with its cache and the layers' caches. Of a sequence nothing is computed beyond
-        its last target that counts."""
+        """The loss with its cache and the layers' caches."""
+        x, y, packing = self.packed(x, y)
+        logits, caches = self.network.forward(x, training, packing)
+        return *ops.cross_entropy(logits, y), caches
+
+    def packed(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, Packing | None]:
+        """ids and targets as the network reads them. Of a sequence nothing is computed beyond its
+        last target that counts."""
         x, y = np.asarray(x), np.asarray(y)
         if self.windowed:
-            logits, caches = self.network.forward(x, training)
-        else:
-            if x.shape != y.shape or x.ndim != 2:
-                raise ValueError(f"ids and targets must be (B, T) alike, got {x.shape}, {y.shape}")
-            packing = Packing(y.shape[1] - (y != -1)[:, ::-1].argmax(axis=1))
-            logits, caches = self.network.forward(packing.pack(x), training, packing)
-            y = packing.pack(y)
-        return *ops.cross_entropy(logits, y), caches
+            return x, y, None
+        if x.shape != y.shape or x.ndim != 2:
+            raise ValueError(f"ids and targets must be (B, T) alike, got {x.shape}, {y.shape}")
+        packing = Packing(y.shape[1] - (y != -1)[:, ::-1].argmax(axis=1))
+        return packing.pack(x), packing.pack(y), packing
 
     @property
     def windowed(self) -> bool:

@@ -120,7 +120,7 @@ def draw(
             alive, state = alive[goes_on], keep(state, goes_on)
         length += 1
         if watch:
-            watch(n - int(np.count_nonzero(alive)))
+            watch(n - alive.size)
     return [vocabulary.decode(row[:length]).partition(".")[0] for row in drawn]
 
 
