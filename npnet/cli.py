@@ -65,7 +65,7 @@ def _failed(error):
     if isinstance(error, BrokenPipeError):  # the reader of our output has seen enough
         return 0
     if isinstance(error, OSError) and error.filename:
-        error = f"{error.filename}: {error.strerror}"
+        error = f"{error.filename}: {error.strerror or error}"
     elif isinstance(error, MemoryError):
         error = "not enough memory; a smaller batch, model or list of words needs less"
     print(one_line(f"npnet: {error}"), file=sys.stderr)

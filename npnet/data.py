@@ -19,7 +19,7 @@ import reprlib
 import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
@@ -43,10 +43,10 @@ class DataError(ValueError):
     """Words that cannot be used, with a message for the person who supplied them."""
 
 
-def open_regular(path: str | Path) -> BinaryIO:
-    """The file, open for reading. What is no regular file, such as a pipe, a device or a folder, is
-    an OSError at once: nothing is waited for."""
-    file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115
+def open_regular(path: str | Path, mode: Literal["rb", "r+b", "ab"] = "rb") -> BinaryIO:
+    """The open file. What is no regular file, such as a pipe, a device or a folder, is an OSError
+    at once: nothing is waited for."""
+    file = open(path, mode, opener=_without_waiting)  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise OSError(errno.EINVAL, "Not a regular file", str(path))
@@ -54,7 +54,7 @@ def open_regular(path: str | Path) -> BinaryIO:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
 
 
 def read_words(path: str | Path = NAMES) -> list[str]:
