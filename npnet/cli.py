@@ -107,18 +107,20 @@ def _parsers(commands, results):
     command(
         commands.train,
         _train_flags,
-        "train a model, print its losses and new words",
+        "train a model, print its losses and what it invents",
         epilog=commands.presets_text(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command(results.sample, _sample_flags, "draw words from a trained model")
+    command(results.sample, _sample_flags, "draw words or text from a trained model")
     command(
         commands.diagnose,
         _diagnose_flags,
         "activations, gradients and updates, layer by layer, as in lecture 3",
     )
     command(
-        results.evaluate, _evaluate_flags, "loss and perplexity of a trained model on some words"
+        results.evaluate,
+        _evaluate_flags,
+        "loss and perplexity of a trained model on words or a text",
     )
     command(results.compare, _compare_flags, "several runs in one table and one figure")
     command(results.plot, _plot_flags, "pictures of a run: losses, embedding, layers, attention")
@@ -145,7 +147,7 @@ def _train_flags(p):
     flag("-o", "--work-dir", metavar="DIR", type=folder_name, help="keep the run in this folder")
     switch("--resume", "go on with the run in --work-dir, bit for bit")
     switch("--overwrite", "replace the run in --work-dir by this one")
-    switch("--sample-only", "print 50 words of the model in --work-dir and stop")
+    switch("--sample-only", "print 50 words or 500 characters of the model in --work-dir and stop")
     flag(
         "--save-every",
         type=positive,

@@ -120,7 +120,7 @@ def loss_curves(history: dict[str, np.ndarray]) -> Any:
 
 def comparison(histories: dict[str, dict[str, np.ndarray]]) -> Any:
     """Name -> history: the running mean of the minibatches' loss, and where there is one the loss
-    on words that were held out."""
+    on what was held out."""
     figure, axes = _axes(8, 4.8, "Loss while training", "step", "loss (nats per character)")
     for (name, history), color in zip(histories.items(), apart(len(histories)), strict=True):
         seen = np.isfinite(history["batch_loss"])
@@ -134,7 +134,7 @@ def comparison(histories: dict[str, dict[str, np.ndarray]]) -> Any:
         )  # fmt: skip
         axes.plot(history["step"][there], held_out[there], "o--", color=color, markersize=4)
     axes.plot([], [], color="black", label="minibatches, running mean")
-    axes.plot([], [], "o--", color="black", markersize=4, label="held-out words")
+    axes.plot([], [], "o--", color="black", markersize=4, label="held out")
     axes.legend(frameon=False)
     return figure
 
