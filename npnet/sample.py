@@ -72,7 +72,7 @@ def chooser(
 
 def _finite(values: np.ndarray) -> np.ndarray:
     if not np.isfinite(values).all():
-        raise FloatingPointError("no word can be drawn: the probabilities are no finite numbers")
+        raise FloatingPointError("nothing can be drawn: the probabilities are no finite numbers")
     return values
 
 
