@@ -135,14 +135,14 @@ def _train_flags(p):
     def switch(name, help):
         p.add_argument(name, action="store_true", help=help)
 
-    _input_file(p, "words, one a line (default: the names.txt of npnet)")
+    _input_file(p, "words, one per line (default: the names.txt of npnet)")
     p.add_argument(
         "--text",
         metavar="FILE",
         nargs="?",
         const=True,
         type=not_empty,
-        help="running text in the place of words (without FILE: the play.txt of npnet)",
+        help="running text instead of words (without FILE: the play.txt of npnet)",
     )
     flag("-o", "--work-dir", metavar="DIR", type=folder_name, help="keep the run in this folder")
     switch("--resume", "go on with the run in --work-dir, bit for bit")
@@ -225,7 +225,7 @@ def _sample_flags(p):
 
 
 def _diagnose_flags(p):
-    _input_file(p, "words, one a line (default: the names.txt of npnet)")
+    _input_file(p, "words, one per line (default: the names.txt of npnet)")
     p.add_argument(
         "--preset",
         default="part3-deep",

@@ -58,7 +58,7 @@ def _without_waiting(path: str, flags: int) -> int:
 
 
 def read_words(path: str | Path = NAMES) -> list[str]:
-    """The words of a UTF-8 text file, one a line, in the file's order and with its duplicates.
+    """The words of a UTF-8 text file, one per line, in the file's order and with its duplicates.
 
     A line ends with LF, CRLF or CR. White space around a word is stripped, a blank line is skipped,
     a byte order mark is ignored. A '.' in a word or more than LONGEST_WORD characters are a
@@ -70,7 +70,7 @@ def read_words(path: str | Path = NAMES) -> list[str]:
             data = file.read(LARGEST_FILE + 1)
     except OSError as error:
         raise DataError(
-            f"{path}: {error.strerror}; expected a text file with one word a line"
+            f"{path}: {error.strerror}; expected a text file with one word per line"
         ) from error
     if len(data) > LARGEST_FILE:
         raise DataError(f"{path}: more than {LARGEST_FILE:,} bytes, the most that npnet reads")
@@ -85,7 +85,7 @@ def read_words(path: str | Path = NAMES) -> list[str]:
             ) from error
         if "\0" in word:  # UTF-16 without a mark and most binary files would otherwise pass as text
             raise DataError(
-                f"{path}:{number}: a zero byte; expected UTF-8 text with one word a line"
+                f"{path}:{number}: a zero byte; expected UTF-8 text with one word per line"
             )
         if len(word) > LONGEST_WORD:
             raise DataError(
@@ -99,7 +99,7 @@ def read_words(path: str | Path = NAMES) -> list[str]:
         if word:
             words.append(word)
     if not words:
-        raise DataError(f"{path}:1: the file holds no words; expected one word a line")
+        raise DataError(f"{path}:1: the file holds no words; expected one word per line")
     return words
 
 

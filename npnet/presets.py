@@ -388,7 +388,7 @@ def restored(saved):
 
 
 def fingerprint(data):
-    """The SHA-256 of a Text, or of words, one a line, in hexadecimal."""
+    """The SHA-256 of a Text, or of words, one per line, in hexadecimal."""
     if isinstance(data, Text):
         return data.fingerprint
     words = data
