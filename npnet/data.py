@@ -2,8 +2,8 @@
 
 read_words -> Vocabulary -> split -> build_dataset (windows) or build_sequences (whole words).
 Characters are numbered from 1 in sorted order; 0 is '.', which stands for the start, the end and
-the padding of a word and so cannot be part of one. Whatever is wrong with the words is a DataError
-of one line, which names the file and the line where there is one.
+the padding of a word and so cannot be part of one. Any fault in the words is a DataError of one
+line, which names the file and the line if there is one.
 
 Examples are Rows: they lie in one text of small integers and are copied only when they are asked
 for, as int64, so that a million words take little more than their characters.
@@ -44,8 +44,8 @@ class DataError(ValueError):
 
 
 def open_regular(path: str | Path, mode: Literal["rb", "r+b", "ab"] = "rb") -> BinaryIO:
-    """The open file. What is no regular file, such as a pipe, a device or a folder, is an OSError
-    at once: nothing is waited for."""
+    """The open file. Anything but a regular file, such as a pipe, a device or a folder, is an
+    OSError at once: nothing is waited for."""
     file = open(path, mode, opener=_without_waiting)  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
