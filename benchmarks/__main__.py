@@ -31,7 +31,7 @@ DEFAULT = ("step", "generate", "import")
 def arguments():
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument("--json", metavar="FILE", help="write the figures to this file too")
-    common.add_argument("-i", "--input-file", help="words, one a line (default: npnet's names.txt)")
+    common.add_argument("-i", "--input-file", help="words, one per line (default: npnet's)")
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=f"{__doc__} Without a command: {', '.join(DEFAULT)}.",

@@ -19,7 +19,7 @@ _HOME = {
     "models": ["Config", "Model", "build"],
     "optim": ["SGD", "AdamW"],
     "random": ["TorchGenerator"],
-    "sample": ["generate"],
+    "sample": ["generate", "generate_text"],
     "text": ["Text", "TextVocabulary", "random_windows", "read_text", "split_text"],
     "train": ["calibrate", "evaluate", "fit", "minibatches"],
 }

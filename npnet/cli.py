@@ -65,7 +65,7 @@ def _failed(error):
     if isinstance(error, BrokenPipeError):  # the reader of our output has seen enough
         return 0
     if isinstance(error, OSError) and error.filename:
-        error = f"{error.filename}: {error.strerror}"
+        error = f"{error.filename}: {error.strerror or error}"
     elif isinstance(error, MemoryError):
         error = "not enough memory; a smaller batch, model or list of words needs less"
     print(one_line(f"npnet: {error}"), file=sys.stderr)
@@ -107,18 +107,20 @@ def _parsers(commands, results):
     command(
         commands.train,
         _train_flags,
-        "train a model, print its losses and new words",
+        "train a model, print its losses and what it invents",
         epilog=commands.presets_text(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command(results.sample, _sample_flags, "draw words from a trained model")
+    command(results.sample, _sample_flags, "draw words or text from a trained model")
     command(
         commands.diagnose,
         _diagnose_flags,
         "activations, gradients and updates, layer by layer, as in lecture 3",
     )
     command(
-        results.evaluate, _evaluate_flags, "loss and perplexity of a trained model on some words"
+        results.evaluate,
+        _evaluate_flags,
+        "loss and perplexity of a trained model on words or a text",
     )
     command(results.compare, _compare_flags, "several runs in one table and one figure")
     command(results.plot, _plot_flags, "pictures of a run: losses, embedding, layers, attention")
@@ -133,19 +135,19 @@ def _train_flags(p):
     def switch(name, help):
         p.add_argument(name, action="store_true", help=help)
 
-    _input_file(p, "words, one a line (default: the names.txt of npnet)")
+    _input_file(p, "words, one per line (default: the names.txt of npnet)")
     p.add_argument(
         "--text",
         metavar="FILE",
         nargs="?",
         const=True,
         type=not_empty,
-        help="running text in the place of words (without FILE: the play.txt of npnet)",
+        help="running text instead of words (without FILE: the play.txt of npnet)",
     )
     flag("-o", "--work-dir", metavar="DIR", type=folder_name, help="keep the run in this folder")
     switch("--resume", "go on with the run in --work-dir, bit for bit")
     switch("--overwrite", "replace the run in --work-dir by this one")
-    switch("--sample-only", "print 50 words of the model in --work-dir and stop")
+    switch("--sample-only", "print 50 words or 500 characters of the model in --work-dir and stop")
     flag(
         "--save-every",
         type=positive,
@@ -223,7 +225,7 @@ def _sample_flags(p):
 
 
 def _diagnose_flags(p):
-    _input_file(p, "words, one a line (default: the names.txt of npnet)")
+    _input_file(p, "words, one per line (default: the names.txt of npnet)")
     p.add_argument(
         "--preset",
         default="part3-deep",

@@ -2,8 +2,8 @@
 
 read_words -> Vocabulary -> split -> build_dataset (windows) or build_sequences (whole words).
 Characters are numbered from 1 in sorted order; 0 is '.', which stands for the start, the end and
-the padding of a word and so cannot be part of one. Whatever is wrong with the words is a DataError
-of one line, which names the file and the line where there is one.
+the padding of a word and so cannot be part of one. Any fault in the words is a DataError of one
+line, which names the file and the line if there is one.
 
 Examples are Rows: they lie in one text of small integers and are copied only when they are asked
 for, as int64, so that a million words take little more than their characters.
@@ -19,7 +19,7 @@ import reprlib
 import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
@@ -43,10 +43,10 @@ class DataError(ValueError):
     """Words that cannot be used, with a message for the person who supplied them."""
 
 
-def open_regular(path: str | Path) -> BinaryIO:
-    """The file, open for reading. What is no regular file, such as a pipe, a device or a folder, is
-    an OSError at once: nothing is waited for."""
-    file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115
+def open_regular(path: str | Path, mode: Literal["rb", "r+b", "ab"] = "rb") -> BinaryIO:
+    """The open file. Anything but a regular file, such as a pipe, a device or a folder, is an
+    OSError at once: nothing is waited for."""
+    file = open(path, mode, opener=_without_waiting)  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise OSError(errno.EINVAL, "Not a regular file", str(path))
@@ -54,11 +54,11 @@ def open_regular(path: str | Path) -> BinaryIO:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
 
 
 def read_words(path: str | Path = NAMES) -> list[str]:
-    """The words of a UTF-8 text file, one a line, in the file's order and with its duplicates.
+    """The words of a UTF-8 text file, one per line, in the file's order and with its duplicates.
 
     A line ends with LF, CRLF or CR. White space around a word is stripped, a blank line is skipped,
     a byte order mark is ignored. A '.' in a word or more than LONGEST_WORD characters are a
@@ -70,7 +70,7 @@ def read_words(path: str | Path = NAMES) -> list[str]:
             data = file.read(LARGEST_FILE + 1)
     except OSError as error:
         raise DataError(
-            f"{path}: {error.strerror}; expected a text file with one word a line"
+            f"{path}: {error.strerror}; expected a text file with one word per line"
         ) from error
     if len(data) > LARGEST_FILE:
         raise DataError(f"{path}: more than {LARGEST_FILE:,} bytes, the most that npnet reads")
@@ -85,7 +85,7 @@ def read_words(path: str | Path = NAMES) -> list[str]:
             ) from error
         if "\0" in word:  # UTF-16 without a mark and most binary files would otherwise pass as text
             raise DataError(
-                f"{path}:{number}: a zero byte; expected UTF-8 text with one word a line"
+                f"{path}:{number}: a zero byte; expected UTF-8 text with one word per line"
             )
         if len(word) > LONGEST_WORD:
             raise DataError(
@@ -99,7 +99,7 @@ def read_words(path: str | Path = NAMES) -> list[str]:
         if word:
             words.append(word)
     if not words:
-        raise DataError(f"{path}:1: the file holds no words; expected one word a line")
+        raise DataError(f"{path}:1: the file holds no words; expected one word per line")
     return words
 
 

@@ -21,7 +21,7 @@ from typing import IO, Any
 import numpy as np
 
 from npnet import checkpoint
-from npnet.data import DataError
+from npnet.data import DataError, open_regular
 from npnet.models import Model
 from npnet.presets import ENDLESS, Preset, fingerprint, restored
 from npnet.runs import Run
@@ -34,6 +34,7 @@ else:
 
 MODEL, LAST, HISTORY, LOCK = "model.npz", "last.npz", "history.csv", ".lock"
 COLUMNS = "step,batch_loss,train_loss,val_loss,test_loss,learning_rate,seconds"
+LONGEST_LINE = 1000  # of history.csv
 SAVE_SECONDS = 10.0
 ENDLESS_EVERY = 10  # steps from line to line of history.csv where a preset has no end
 
@@ -190,7 +191,7 @@ def command(name: str, path: str | Path) -> str:
 
 def _locked(path: Path) -> IO:
     """An open file with a lock that dies with this process."""
-    file = open(path / LOCK, "ab")  # noqa: SIM115
+    file = open_regular(path / LOCK, "ab")
     try:
         if sys.platform == "win32":
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
@@ -224,14 +225,9 @@ class History:
         self.path, self.size = path, 0
         self.pending: list[str] = []
         header = COLUMNS.encode() + b"\n"
-        lines = path.read_bytes().splitlines(keepends=True) if start and path.exists() else []
-        if lines[:1] == [header]:
-            self.size = len(header)
-            for line in lines[1:]:
-                step = line.partition(b",")[0]
-                if not line.endswith(b"\n") or not step.isdigit() or int(step) >= start:
-                    break
-                self.size += len(line)
+        if start and path.exists():
+            with open_regular(path) as file:
+                self.size = _until(start, file, header)
         if self.size == 0:
             self.add([COLUMNS])
 
@@ -244,7 +240,8 @@ class History:
         if not data:
             return
         try:
-            with open(self.path, "r+b" if self.path.exists() else "w+b") as file:
+            self.path.touch()
+            with open_regular(self.path, "r+b") as file:
                 self.size = min(self.size, file.seek(0, os.SEEK_END))
                 file.truncate(self.size)
                 file.seek(self.size)
@@ -254,6 +251,19 @@ class History:
             raise
         self.size += len(data)
         self.pending.clear()
+
+
+def _until(start, file, header):
+    """The bytes of a history's header and of its lines before step `start`; 0 for another file."""
+    if file.readline(len(header)) != header:
+        return 0
+    size = len(header)
+    while (line := file.readline(LONGEST_LINE)).endswith(b"\n"):
+        step = line.partition(b",")[0]
+        if not step.isdigit() or int(step) >= start:
+            break
+        size += len(line)
+    return size
 
 
 @dataclass

@@ -6,6 +6,7 @@ first is made.
 
 import logging
 import math
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from npnet import ops
 from npnet.checkpoint import write_whole
-from npnet.data import Vocabulary, build_dataset, build_sequences, open_regular
+from npnet.data import LARGEST_FILE, Vocabulary, build_dataset, build_sequences, open_regular
 from npnet.folder import COLUMNS
 from npnet.layers import CausalAttention, Embedding
 from npnet.models import Model
@@ -62,18 +63,29 @@ def apart(n: int) -> np.ndarray:
 
 def read_history(path: str | Path) -> dict[str, np.ndarray]:
     """history.csv as column -> array, NaN where a cell is empty."""
+    names = COLUMNS.split(",")
     try:
         with open_regular(path) as file:
-            header, *lines = file.read().decode().splitlines()
-        if header != COLUMNS or not lines:
-            raise ValueError
-        cells = np.array([[float(cell or "nan") for cell in line.split(",")] for line in lines])
-        columns = dict(zip(COLUMNS.split(","), cells.T, strict=True))
+            if os.fstat(file.fileno()).st_size > LARGEST_FILE:
+                raise ValueError(f"more than {LARGEST_FILE:,} bytes")
+            cells = np.fromiter(_cells(file, names), float).reshape(-1, len(names))
+        if not len(cells):
+            raise ValueError("it has no steps")
+        columns = dict(zip(names, cells.T, strict=True))
         if not np.isfinite(columns["step"]).all() or (np.abs(cells) > LARGEST_CELL).any():
-            raise ValueError
+            raise ValueError("a number that no run writes")
     except ValueError as error:
-        raise ValueError(f"{path}: not the history of a run, or an empty one") from error
+        raise ValueError(f"{path}: not the history of a run: {error}") from error
     return columns
+
+
+def _cells(file, names):
+    for number, line in enumerate(file):
+        cells = line.rstrip(b"\r\n").split(b",")
+        if len(cells) != len(names) or (number == 0 and cells != [n.encode() for n in names]):
+            raise ValueError(f"expected {','.join(names)} in line {number + 1}")
+        if number:
+            yield from (float(cell or b"nan") for cell in cells)
 
 
 def smoothed(losses: np.ndarray) -> np.ndarray:
@@ -108,7 +120,7 @@ def loss_curves(history: dict[str, np.ndarray]) -> Any:
 
 def comparison(histories: dict[str, dict[str, np.ndarray]]) -> Any:
     """Name -> history: the running mean of the minibatches' loss, and where there is one the loss
-    on words that were held out."""
+    on what was held out."""
     figure, axes = _axes(8, 4.8, "Loss while training", "step", "loss (nats per character)")
     for (name, history), color in zip(histories.items(), apart(len(histories)), strict=True):
         seen = np.isfinite(history["batch_loss"])
@@ -122,7 +134,7 @@ def comparison(histories: dict[str, dict[str, np.ndarray]]) -> Any:
         )  # fmt: skip
         axes.plot(history["step"][there], held_out[there], "o--", color=color, markersize=4)
     axes.plot([], [], color="black", label="minibatches, running mean")
-    axes.plot([], [], "o--", color="black", markersize=4, label="held-out words")
+    axes.plot([], [], "o--", color="black", markersize=4, label="held out")
     axes.legend(frameon=False)
     return figure
 

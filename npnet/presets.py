@@ -329,7 +329,7 @@ _PRESETS = (
     ),
     _text("bow", "a causal bag of words", 3e-3, 2000, block_size=16),
     _text("rnn", "a recurrent network", 3e-3, 1000, n_embd2=128),
-    _text("gru", "a gated recurrent network", 5e-3, 1000, n_embd2=128),
+    _text("gru", "a gated recurrent network, which --text alone trains", 5e-3, 1000, n_embd2=128),
     _text("lstm", "long short-term memory", 5e-3, 1000, n_embd2=128),
     _text("transformer", "a GPT", 3e-3, 1000, n_layer=2),
     _text(
@@ -388,7 +388,7 @@ def restored(saved):
 
 
 def fingerprint(data):
-    """The SHA-256 of a Text, or of words, one a line, in hexadecimal."""
+    """The SHA-256 of a Text, or of words, one per line, in hexadecimal."""
     if isinstance(data, Text):
         return data.fingerprint
     words = data

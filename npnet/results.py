@@ -4,13 +4,11 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-import numpy as np
-
 from npnet import checkpoint, score
 from npnet import folder as folders
 from npnet.progress import Console
 from npnet.random import TorchGenerator
-from npnet.sample import chooser, continued, generate, mark_words
+from npnet.sample import generate, generate_text, mark_words
 from npnet.text import WORDS, visible
 
 MOST_AT_ONCE = 1000  # words drawn side by side
@@ -82,17 +80,22 @@ def _print_text(trained, n, seed, prompt, temperature, top_k, console):
     """The prompt, "-" for standard input, and n characters (None: 500) as they are drawn."""
     n = n or 500
     prompt = _standard_input() if prompt == "-" else prompt
-    vocabulary = trained.vocabulary
-    context = vocabulary.encode(prompt) if prompt else np.array([vocabulary.start])
-    choose = chooser(TorchGenerator(seed), temperature, top_k)
+    characters = generate_text(
+        trained.model,
+        trained.vocabulary,
+        TorchGenerator(seed),
+        n,
+        prompt=prompt,
+        temperature=temperature,
+        top_k=top_k,
+    )
     terminal = console.stdout.isatty()
     print(visible(prompt) if terminal else prompt, end="", flush=True)
     stage = console.stage("reading the prompt")
-    for done, number in enumerate(continued(trained.model, choose, context, n), 1):
+    for done, character in enumerate(characters, 1):
         if done == 1:
             stage = console.stage("drawing characters", n)
             _name_checkpoint(trained, console)
-        character = vocabulary.itos[number]
         print(visible(character) if terminal else character, end="", flush=True)
         stage.advance(done)
     print()

@@ -11,6 +11,7 @@ from npnet.data import LONGEST_WORD, Vocabulary
 from npnet.layers import keep
 from npnet.models import Model
 from npnet.random import Generator
+from npnet.text import TextVocabulary
 
 Chooser = Callable[[np.ndarray], np.ndarray]
 Watch = Callable[[int], object]
@@ -37,6 +38,23 @@ def generate(
     """
     choose = chooser(generator, temperature, top_k)
     return draw(model, vocabulary, choose, n, prompt=prompt, max_length=max_length, watch=watch)
+
+
+def generate_text(
+    model: Model,
+    vocabulary: TextVocabulary,
+    generator: Generator,
+    n: int = 500,
+    *,
+    prompt: str = "",
+    temperature: float = 1.0,
+    top_k: int | None = None,
+) -> Iterator[str]:
+    """The n characters of running text that follow the prompt, or vocabulary.start, each as soon as
+    it is drawn. temperature and top_k are those of `chooser`."""
+    context = vocabulary.encode(prompt) if prompt else np.array([vocabulary.start])
+    choose = chooser(generator, temperature, top_k)
+    return (vocabulary.itos[number] for number in continued(model, choose, context, n))
 
 
 def chooser(
@@ -73,7 +91,7 @@ def chooser(
 
 def _finite(values: np.ndarray) -> np.ndarray:
     if not np.isfinite(values).all():
-        raise FloatingPointError("no word can be drawn: the probabilities are no finite numbers")
+        raise FloatingPointError("nothing can be drawn: the probabilities are no finite numbers")
     return values
 
 
@@ -93,6 +111,8 @@ def draw(
     The drawing ends with the last word, or with draw_all, as makemore does it, after max_length
     characters. watch(done) is told how many words have ended.
     """
+    if not vocabulary.boundary:
+        raise ValueError("no word ends in running text: generate_text draws that")
     if max_length is None:
         max_length = LONGEST_WORD if model.windowed else model.config.block_size - 1
     prompt_ids = vocabulary.encode(prompt)

@@ -2,8 +2,8 @@
 
 read_text -> split_text -> random_windows. Every character counts, line ends and '.' included; they
 are numbered from 0 in sorted order, and none stands for a start or an end. A text of a gigabyte is
-read in pieces and held once, at a byte a character, or two where it has more than 256 different
-ones. Whatever is wrong with a text is a DataError of one line.
+read in pieces and held once, with one byte per character, or two where it has more than 256
+different ones. Any fault in a text is a DataError of one line.
 
 Sizes: n characters, B windows, T the characters that a window predicts (block_size).
 """

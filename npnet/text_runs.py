@@ -6,7 +6,7 @@ from npnet.models import build
 from npnet.optim import AdamW, constant, cosine
 from npnet.random import TorchGenerator
 from npnet.runs import Run, require_finite
-from npnet.sample import chooser, continued
+from npnet.sample import generate_text
 from npnet.text import TextVocabulary, random_windows, visible
 
 SHOWN = 60  # characters
@@ -81,9 +81,8 @@ class TextRun(Run):
 
     def text(self, n, generator=None):
         """The vocabulary's start and n characters drawn after it."""
-        start = self.vocabulary.start
-        drawn = continued(self.model, chooser(generator or self.generator), np.array([start]), n)
-        return self.vocabulary.decode([start, *drawn])
+        drawn = generate_text(self.model, self.vocabulary, generator or self.generator, n)
+        return "".join([self.vocabulary.itos[self.vocabulary.start], *drawn])
 
 
 class ShakespeareBigramRun(TextRun):

@@ -44,7 +44,7 @@ def parser():
         "--input-file",
         default=NAMES,
         metavar="FILE",
-        help="words, one a line (default: npnet's own)",
+        help="words, one per line (default: npnet's own)",
     )
     p.add_argument(
         "--seed",

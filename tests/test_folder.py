@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import re
 import resource
 import shlex
@@ -414,6 +415,16 @@ def test_the_history_is_cut_back_to_where_the_run_goes_on(tmp_path):
         assert path.read_text() == f"{COLUMNS}\n0,3.5\n1,3.5\n2,3.5\n3,3.5\n4,2.5\n"
     History(path, 0).write()
     assert path.read_text() == f"{COLUMNS}\n"
+
+
+@pytest.mark.parametrize("name", ["history.csv", ".lock", "last.npz"])
+def test_a_pipe_in_the_folder_is_not_waited_for(name, names, tmp_path):
+    good("train", "-i", names, "-o", tmp_path, "--max-steps", 3)
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    bad("train", "-o", tmp_path, "--resume", says=f"{tmp_path / name}: ")
+    if name != "last.npz":
+        bad("train", "-o", tmp_path, "--overwrite", "-i", names, says=f"{tmp_path / name}: ")
 
 
 def test_a_history_that_could_not_be_written_is_made_whole_by_the_next_write(tmp_path):

@@ -11,7 +11,7 @@ from configs import config_for
 
 from npnet import plot
 from npnet.cli import main
-from npnet.data import NAMES, Vocabulary, build_dataset, build_sequences, read_words
+from npnet.data import LARGEST_FILE, NAMES, Vocabulary, build_dataset, build_sequences, read_words
 from npnet.folder import COLUMNS
 from npnet.layers import CausalAttention
 from npnet.models import BUILDERS, build
@@ -103,6 +103,14 @@ def test_a_history_that_is_none(text, tmp_path):
     path = tmp_path / "history.csv"
     path.write_text(text)
     with pytest.raises(ValueError, match=r"history\.csv: not the history of a run"):
+        plot.read_history(path)
+
+
+def test_a_history_is_read_up_to_a_documented_size(tmp_path):
+    path = tmp_path / "history.csv"
+    with open(path, "wb") as file:
+        file.truncate(LARGEST_FILE + 1)
+    with pytest.raises(ValueError, match=r"history\.csv: .* more than 100,000,000 bytes"):
         plot.read_history(path)
 
 

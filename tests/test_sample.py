@@ -207,7 +207,7 @@ def test_nothing_is_drawn_from_what_is_no_number(temperature, damage):
         generate(model, VOCABULARY, TorchGenerator(0), 2, temperature=temperature)
     else:
         with (
-            pytest.raises(FloatingPointError, match="no word can be drawn"),
+            pytest.raises(FloatingPointError, match="nothing can be drawn"),
             np.errstate(all="ignore"),
         ):
             generate(model, VOCABULARY, TorchGenerator(0), 2, temperature=temperature)

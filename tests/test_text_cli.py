@@ -156,7 +156,7 @@ def test_characters_are_counted_and_follow_the_prompt(run):
 
 def test_the_prompt_from_standard_input(run):
     def sample(data):
-        arguments = command("sample", run, "--prompt", "-", "-n", 5)
+        arguments = command("sample", "-q", run, "--prompt", "-", "-n", 5)
         return subprocess.run(arguments, env=ENVIRONMENT, input=data, capture_output=True)
 
     done = sample(b"The\nbell\n")
@@ -169,7 +169,7 @@ def test_the_prompt_from_standard_input(run):
 
 def test_characters_are_seen_as_they_are_drawn(run):
     """A million would take minutes; the first ones come at once, and nobody needs the others."""
-    with start("sample", run, "-n", 1_000_000, stdout=subprocess.PIPE) as process:
+    with start("sample", "-q", run, "-n", 1_000_000, stdout=subprocess.PIPE) as process:
         assert len(process.stdout.read(20)) == 20
         process.stdout.close()
         assert process.wait(60) == 0
@@ -254,8 +254,8 @@ def test_a_text_of_many_characters(tmp_path):
 
 
 def test_signals_end_a_sampling_run_in_one_line(run):
-    with start("sample", run, "-n", 1_000_000, stdout=subprocess.PIPE) as process:
+    with start("sample", "-q", run, "-n", 1_000_000, stdout=subprocess.PIPE) as process:
         process.stdout.read(5)
         process.terminate()
-        process.communicate()
+        assert process.communicate()[1] == "npnet: interrupted\n"
         assert process.returncode == 143

@@ -13,7 +13,7 @@ from npnet.data import DataError
 from npnet.models import BUILDERS, build
 from npnet.presets import PRESETS, RunningText, Shakespeare, named
 from npnet.random import TorchGenerator
-from npnet.sample import chooser, continued
+from npnet.sample import chooser, continued, generate, generate_text
 from npnet.score import line_extremes, score_text, table
 from npnet.text import Text, TextVocabulary, read_text
 from npnet.train import evaluate
@@ -268,6 +268,16 @@ def test_characters_come_one_by_one():
     once = generator.state()
     assert not np.array_equal(once, state)
     assert len(list(ids)) == 4 and not np.array_equal(generator.state(), once)
+
+
+def test_a_word_is_not_drawn_from_a_text():
+    model, vocabulary = model_of("text-gru"), TextVocabulary("abcdef\n")
+    with pytest.raises(ValueError, match="generate_text draws that"):
+        generate(model, vocabulary, TorchGenerator(0))
+    drawn = generate_text(model, vocabulary, TorchGenerator(0), 30, prompt="ab")
+    assert not isinstance(drawn, str) and set(drawn) <= set(vocabulary.characters)
+    with pytest.raises(DataError, match="'x' in 'ax' is not in the vocabulary"):
+        generate_text(model, vocabulary, TorchGenerator(0), prompt="ax")  # at once
 
 
 # ---- how well a model knows a text
