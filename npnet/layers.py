@@ -155,11 +155,10 @@ class Embedding(Layer):
             ops.embedding_backward(dy, cache, out=self.weight.grad)
 
 
-class Table(Layer):
-    """weight (V, C) for the layer above, which looks up in it itself: ids pass through."""
+class Table(Embedding):
+    """An Embedding whose rows the layer above looks up itself: ids pass through."""
 
-    def __init__(self, weight: np.ndarray) -> None:
-        self.weight = Parameter(weight)
+    forward, backward = Layer.forward, Layer.backward
 
 
 class PositionalEmbedding(AlongTime):

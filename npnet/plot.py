@@ -199,7 +199,7 @@ def dlogits(model: Model, vocabulary: Vocabulary, data: Data) -> Any:
 def layers(model: Model, vocabulary: Vocabulary, data: Data) -> Any:
     """How the activations of every layer, and their gradients, are spread."""
     x, y = _examples(model, vocabulary, data, most=1000)
-    seen = record(model, x, y)
+    seen = {name: s for name, s in record(model, x, y).items() if s[0].dtype.kind == "f"}
     names = list(seen)
     figure = figure_class()(figsize=(11, 0.32 * len(names) + 1.8), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
@@ -243,8 +243,8 @@ def record(
     def watched(name, layer):
         forward, backward = layer.forward, layer.backward
 
-        def watch_forward(x, training=False):
-            out, cache = forward(x, training)
+        def watch_forward(x, *more):
+            out, cache = forward(x, *more)
             found[name] = (out, None)
             return out, cache
 
@@ -275,9 +275,9 @@ def attention(model: Model, vocabulary: Vocabulary, word: str) -> Any:
     def watched(layer):
         forward = layer.forward
 
-        def watch(x, training=False):
+        def watch(x, *more):
             inputs.append(x)
-            return forward(x, training)
+            return forward(x, *more)
 
         layer.forward = watch
 
@@ -296,7 +296,7 @@ def attention(model: Model, vocabulary: Vocabulary, word: str) -> Any:
     )
     grid = figure.subplots(len(heads), n_head, squeeze=False, sharex=True, sharey=True)
     for depth, (qkv, row) in enumerate(zip(inputs, grid, strict=True)):
-        for head, (p, axes) in enumerate(zip(_attention(qkv[0], n_head), row, strict=True)):
+        for head, (p, axes) in enumerate(zip(_attention(qkv, n_head), row, strict=True)):
             seen = np.where(np.tri(T) != 0, p, np.nan)
             image = axes.imshow(seen, cmap="viridis", vmin=0, vmax=1)
             axes.set_title(f"layer {depth}, head {head}", fontsize=9)

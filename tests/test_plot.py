@@ -155,8 +155,8 @@ def test_attention_is_what_the_layer_computes():
     ids = VOCABULARY.encode(".emma")
     caches, forward = [], CausalAttention.forward
 
-    def watch(self, x, training=False):
-        y, cache = forward(self, x, training)
+    def watch(self, x, *more):
+        y, cache = forward(self, x, *more)
         caches.append((x, y))
         return y, cache
 
@@ -166,11 +166,11 @@ def test_attention_is_what_the_layer_computes():
     figure = plot.attention(model, VOCABULARY, "emma")
     maps = [np.ma.filled(a.images[0].get_array(), 0) for a in figure.axes if a.images][:4]
     for depth, (qkv, y) in enumerate(caches):
-        v = qkv[0, :, 12:].reshape(5, 2, 3)
+        v = qkv[:, 12:].reshape(5, 2, 3)
         for head in range(2):
             p = maps[2 * depth + head]
             np.testing.assert_allclose(p.sum(1), 1, rtol=1e-5)
-            np.testing.assert_allclose(p @ v[:, head], y[0].reshape(5, 2, 3)[:, head], atol=1e-5)
+            np.testing.assert_allclose(p @ v[:, head], y.reshape(5, 2, 3)[:, head], atol=1e-5)
     with pytest.raises(ValueError, match="a rnn has no attention to draw"):
         plot.attention(make("rnn"), VOCABULARY, "emma")
     with pytest.raises(ValueError, match="not in the vocabulary"):
