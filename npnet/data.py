@@ -206,7 +206,8 @@ class Rows(NDArrayOperatorsMixin):
             return np.asarray(self)[index]
         rows = self._windows[self._starts[index]].astype(np.int64)
         if self._lengths is not None:
-            beyond = np.arange(rows.shape[-1]) >= self._lengths[index][..., None]
+            lengths = self._lengths[index][..., None]
+            beyond = np.arange(rows.shape[-1], dtype=lengths.dtype) >= lengths
             np.putmask(rows, beyond, self._fill)
         return rows
 

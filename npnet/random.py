@@ -495,7 +495,7 @@ def _real(value: Any, name: str) -> float:
 
 
 def _shape(*sizes: Any) -> tuple[int, ...]:
-    if len(sizes) == 1 and isinstance(sizes[0], tuple | list):
+    if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
         sizes = tuple(sizes[0])
     shape = tuple([_integer(size, "a size") for size in sizes])
     if min(shape, default=0) < 0:
