@@ -289,6 +289,10 @@ class PythonRandom:
         values = [self.random.gauss(mean, std) for _ in range(math.prod(shape))]
         return np.array(values, dtype).reshape(shape)
 
+    def bernoulli(self, p: float, shape: Sequence[int]) -> np.ndarray:
+        drawn = [self.random.random() < p for _ in range(math.prod(shape))]
+        return np.array(drawn, bool).reshape(shape)
+
     def multinomial(
         self, probs: np.ndarray, num_samples: int, replacement: bool = False, rule: str = "current"
     ) -> np.ndarray:
