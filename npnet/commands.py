@@ -185,6 +185,9 @@ FLAGS = (
     "n_head",
     "n_embd",
     "n_embd2",
+    "style",
+    "dropout",
+    "accumulate",
     "top_k",
 )
 

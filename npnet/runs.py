@@ -25,6 +25,7 @@ LOOK = 50_000
 class Run:
     """`generators` and the optimiser's state, with the model, are all that a resumed run needs.
 
+    max_norm clips the gradients of a step, which is the mean of `accumulate` batches.
     best is the lowest test loss so far, where the original keeps the best model; improved says that
     the last report lowered it. evaluation is what the last report or `finish` found, split -> loss.
     stage(what) announces something that takes its time and may return a function (done, total).
@@ -34,6 +35,8 @@ class Run:
     vocabulary: Vocabulary
     schedule: Any = None
     optimizer: Any = None
+    max_norm: float | None = None
+    accumulate = 1
     best: float | None = None
     improved = False
 
@@ -45,9 +48,16 @@ class Run:
 
     def steps(self, start=0):
         """Train from step `start` to the last: yields (step, loss) after each."""
-        batches = self.batches(start)
-        last = self.preset.last
-        return train.loop(self.model, batches, self.optimizer, self.schedule, last, start)
+        return train.loop(
+            self.model,
+            self.batches(start),
+            self.optimizer,
+            self.schedule,
+            self.preset.last,
+            start,
+            self.max_norm,
+            self.accumulate,
+        )
 
     def batches(self, start):
         """The minibatches from step `start` on."""

@@ -2,6 +2,8 @@
 gradients and what they draw."""
 
 import math
+import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +15,9 @@ from text_models import LectureGPT, NanoGPT
 
 from npnet.models import Config, build
 from npnet.optim import AdamW, cosine
+from npnet.presets import PRESETS
 from npnet.random import TorchGenerator
+from npnet.text import read_text
 from npnet.train import loop
 
 SIZES = {"vocab_size": 11, "block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 16}
@@ -118,3 +122,129 @@ def test_accumulated_batches_are_one_batch():
     assert losses[1] == pytest.approx(losses[0], rel=1e-6) and losses[1].dtype == np.float32
     np.testing.assert_allclose(several.grad, one.grad, rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(several.data, one.data, rtol=1e-3, atol=1e-5)
+
+
+# ---- the published runs
+
+
+def printed_by(preset, text, capsys, **settings):
+    """What the run prints, and its losses."""
+    run = replace(PRESETS[preset], **settings).prepare(read_text(text))
+    losses = []
+    for step, loss in run.steps():
+        run.report(step, loss, 0.0)
+        losses.append(float(loss))
+    run.finish()
+    return capsys.readouterr().out, losses
+
+
+def evaluations(printed):
+    """step -> (train, val), as printed."""
+    found = re.findall(r"^step (\d+): train loss (\S+), val loss (\S+)$", printed, re.MULTILINE)
+    return {int(step): (float(train), float(val)) for step, train, val in found}
+
+
+# Logs of several people's machines, torch 2.13 among them: step, lowest and highest train, then val.
+LECTURE_LOG = """
+    0 4.4116 4.4116 4.4022 4.4022
+  100 2.6568 2.6568 2.6670 2.6670
+  200 2.5090 2.5091 2.5058 2.5060
+  300 2.4195 2.4198 2.4335 2.4340
+  400 2.3502 2.3507 2.3565 2.3569
+  500 2.2964 2.2970 2.3127 2.3136
+  600 2.2410 2.2410 2.2496 2.2506
+  700 2.2048 2.2062 2.2183 2.2201
+  800 2.1636 2.1640 2.1864 2.1872
+  900 2.1232 2.1242 2.1494 2.1504
+ 1000 2.1020 2.1028 2.1291 2.1301
+ 1500 1.9706 1.9711 2.0308 2.0315
+ 2000 1.8825 1.8875 1.9938 1.9996
+ 2500 1.8149 1.8174 1.9422 1.9455
+ 3000 1.7953 1.7963 1.9193 1.9242
+ 4000 1.7146 1.7165 1.8591 1.8665
+ 4999 1.6555 1.6664 1.8139 1.8275
+"""
+
+
+@pytest.mark.parametrize("stop", [101, pytest.param(5000, marks=pytest.mark.slow)])
+def test_part7_is_the_lectures_log(stop, tinyshakespeare, capsys):
+    printed, _ = printed_by("part7", tinyshakespeare, capsys, stop=stop, characters=0)
+    found = evaluations(printed)
+    for line in LECTURE_LOG.split("\n")[1:-1]:
+        step, *spans = map(float, line.split())
+        if step >= stop:
+            continue
+        slack = 0 if step <= 100 else 0.003 if step <= 1000 else 0.02
+        for loss, low, high in zip(found[step], spans[::2], spans[1::2], strict=True):
+            assert low - slack - 1e-9 <= loss <= high + slack + 1e-9, step
+    if stop == 5000:
+        assert len(found) == 51 and found[4999][1] <= 1.84
+
+
+NANOGPT_LOSSES = {
+    0.0: [4.1828, 4.1373, 4.1347, 4.0995, 4.0387, 3.9758],
+    0.2: [4.1757, 4.1742, 4.1436, 4.1264, 4.0649, 4.0318],
+}
+
+
+@pytest.mark.parametrize("dropout", NANOGPT_LOSSES)
+def test_nanogpt_begins_as_the_original(dropout, tinyshakespeare, capsys):
+    printed, losses = printed_by(
+        "nanogpt-cpu", tinyshakespeare, capsys, stop=6, characters=0, dropout=dropout
+    )
+    assert evaluations(printed) == {0: (4.1676, 4.1649)}
+    assert [round(loss, 4) for loss in losses] == NANOGPT_LOSSES[dropout]
+    assert "iter 5: loss" in printed
+
+
+@needs_torch_masks
+@pytest.mark.slow
+def test_fifty_steps_of_nanogpt_with_dropout_are_those_of_torch(tinyshakespeare, capsys):
+    _, losses = printed_by(
+        "nanogpt-cpu", tinyshakespeare, capsys, stop=50, characters=0, dropout=0.2
+    )
+    text = read_text(tinyshakespeare)
+    expected = nanogpt_in_torch(text, 50, 0.2)
+    assert np.abs(np.subtract(losses, expected)).max() < 1e-4
+
+
+def nanogpt_in_torch(text, steps, dropout):
+    """The losses of the first steps of train.py, the first evaluation's batches drawn too."""
+    T, B = 64, 12
+    ids = torch.tensor(text.ids, dtype=torch.long)
+    parts = ids[: int(0.9 * len(ids))], ids[int(0.9 * len(ids)) :]
+
+    def get_batch(part):
+        starts = torch.randint(len(part) - T, (B,))
+        rows = torch.stack([part[i : i + T + 1] for i in starts])
+        return rows[:, :-1], rows[:, 1:]
+
+    torch.manual_seed(1337)
+    sizes = {"vocab_size": len(text.vocabulary), "block_size": T, "n_layer": 4, "n_head": 4}
+    model = NanoGPT(SimpleNamespace(**sizes, n_embd=128, dropout=dropout))
+    x, y = get_batch(parts[0])
+    for part in parts:
+        for _ in range(20):
+            get_batch(part)
+    shaped = [[p for p in model.parameters() if (p.ndim > 1) == many] for many in (True, False)]
+    groups = [{"params": p, "weight_decay": d} for p, d in zip(shaped, (0.1, 0.0), strict=True)]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99))
+    losses = []
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * (step + 1) / 101
+        loss = F.cross_entropy(model(x).flatten(0, 1), y.flatten())
+        losses.append(loss.item())
+        x, y = get_batch(parts[0])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return losses
+
+
+@pytest.mark.slow
+def test_nanogpt_ends_as_the_original(tinyshakespeare, capsys):
+    printed, _ = printed_by("nanogpt-cpu", tinyshakespeare, capsys, characters=0)
+    train, val = evaluations(printed)[2000]
+    assert abs(train - 1.7648) < 0.02 and abs(val - 1.8857) < 0.02 and val < 1.92
