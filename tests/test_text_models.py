@@ -144,7 +144,7 @@ def evaluations(printed):
     return {int(step): (float(train), float(val)) for step, train, val in found}
 
 
-# Logs of several people's machines, torch 2.13 among them: step, lowest and highest train, then val.
+# Logs of several people's machines and of torch 2.13: step, lowest and highest train, then val.
 LECTURE_LOG = """
     0 4.4116 4.4116 4.4022 4.4022
   100 2.6568 2.6568 2.6670 2.6670
