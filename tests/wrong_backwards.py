@@ -432,10 +432,11 @@ WRONG: tuple[Wrong, ...] = (
          "the maximum taken before the mask: what is seen underflows"),
         (RANGE, "", "_softmax", "-p.min()) <= _SAFE_SCORE", "-p.min()) <= 600",
          "scores called safe that are so only in float64"),
-        (DTYPE, "dqkv", "backward", "*shape[-2:]), dy.dtype)", "*shape[-2:]))", "a float64 array to fill"),
-        (MEMORY, "dqkv", "backward", "dqkv = np.empty((len(q), *shape[-2:]), dy.dtype)",
+        (DTYPE, "dqkv", "backward", "np.empty_like(dy, shape=(B, *shape[-2:]))", "np.empty((B, *shape[-2:]))",
+         "a float64 array to fill"),
+        (MEMORY, "dqkv", "backward", "dqkv = np.empty_like(dy, shape=(B, *shape[-2:]))",
          "kept = vars(causal_attention_backward)\n"
-         "    dqkv = kept.setdefault(f'{shape} {dy.dtype}', np.empty((len(q), *shape[-2:]), dy.dtype))",
+         "    dqkv = kept.setdefault(f'{shape} {dy.dtype}', np.empty((B, *shape[-2:]), dy.dtype))",
          "a result kept to be filled again by the next call"),
     ),
     *of(

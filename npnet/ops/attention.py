@@ -47,12 +47,13 @@ def causal_attention(
         )
     C = C3 // 3
     scale = 1 / math.sqrt(C // n_head) if scale is None else scale
-    q, k, v = _heads(qkv.reshape(math.prod(lead), T, C3), n_head)
+    x = qkv.reshape(math.prod(lead), T, C3)
+    q, k, v = _heads(x, n_head)
     left = None
     if dropout:
         left = kept("causal_attention", (len(q), n_head, T, T), dropout, generator)
-    rows = np.empty((len(q), T, C), qkv.dtype)
-    (y,) = _heads(rows, n_head, parts=1)
+    result = np.empty_like(x, shape=(len(x), T, C))  # in the order of x, time first if x is
+    (y,) = _heads(result, n_head, parts=1)
     weights = []
     for start in range(0, T, block):
         now, seen = slice(start, min(start + block, T)), slice(0, min(start + block, T))
@@ -60,7 +61,7 @@ def causal_attention(
         mask = None if left is None else left[:, :, now, seen] / p.dtype.type(1 - dropout)
         np.matmul(p if mask is None else p * mask, v[:, :, seen], out=y[:, :, now])
         weights.append((now, seen, p, mask))
-    return rows.reshape(*lead, T, C), (q, k, v, weights, scale, qkv.shape)
+    return result.reshape(*lead, T, C), (q, k, v, weights, scale, qkv.shape)
 
 
 def causal_attention_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
@@ -78,8 +79,9 @@ def causal_attention_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
     q, k, v, weights, scale, shape = cache
     B, n_head, T, D = q.shape
     dy = upstream("causal_attention", dy, (*shape[:-1], n_head * D), q.dtype)
-    (dy,) = _heads(dy.reshape(B, T, n_head * D), n_head, parts=1)
-    dqkv = np.empty((len(q), *shape[-2:]), dy.dtype)
+    dy = dy.reshape(B, T, n_head * D)
+    dqkv = np.empty_like(dy, shape=(B, *shape[-2:]))
+    (dy,) = _heads(dy, n_head, parts=1)
     dq, dk, dv = _heads(dqkv, n_head)
     for now, seen, p, mask in reversed(weights):
         dy_now = dy[:, :, now]
