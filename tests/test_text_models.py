@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from test_ops import on_intel
-from text_models import LectureGPT, NanoGPT
 
+from benchmarks.peers import torch_text
+from benchmarks.peers.torch_text import LectureGPT, NanoGPT
 from npnet.models import Config, build
 from npnet.optim import AdamW, cosine
 from npnet.presets import PRESETS
@@ -42,7 +42,7 @@ def pair(style, dropout=0.0, **sizes):
 
 
 def torch_loss(model, x, y):
-    return F.cross_entropy(model(torch.from_numpy(x)).flatten(0, 1), torch.from_numpy(y).flatten())
+    return torch_text.next_token_loss(model, torch.from_numpy(x), torch.from_numpy(y))
 
 
 def batch(size=4, seed=0):
@@ -90,9 +90,7 @@ def test_fifty_steps_are_those_of_nanogpt(dropout):
     schedule = cosine(1e-2, 40, warmup=10, final=1e-3)
     losses = [loss for _, loss in loop(model, drawn, optimizer, schedule, 50, max_norm=1.0)]
 
-    shaped = [[p for p in original.parameters() if (p.ndim > 1) == many] for many in (True, False)]
-    groups = [{"params": p, "weight_decay": d} for p, d in zip(shaped, (0.1, 0.0), strict=True)]
-    expected = torch.optim.AdamW(groups, betas=(0.9, 0.99))
+    expected = torch_text.nanogpt_optimizer(original)
     drawn = batches(lambda: torch.randint(len(text) - T, (4,)))
     for step, loss in enumerate(losses):
         rate = 1e-2 * (step + 1) / 11
@@ -210,36 +208,20 @@ def test_fifty_steps_of_nanogpt_with_dropout_are_those_of_torch(tinyshakespeare,
 
 def nanogpt_in_torch(text, steps, dropout):
     """The losses of the first steps of train.py, the first evaluation's batches drawn too."""
-    T, B = 64, 12
+    T, B, n = 64, 12, int(0.9 * len(text))
     ids = torch.tensor(text.ids, dtype=torch.long)
-    parts = ids[: int(0.9 * len(ids))], ids[int(0.9 * len(ids)) :]
-
-    def get_batch(part):
-        starts = torch.randint(len(part) - T, (B,))
-        rows = torch.stack([part[i : i + T + 1] for i in starts])
-        return rows[:, :-1], rows[:, 1:]
-
     torch.manual_seed(1337)
     sizes = {"vocab_size": len(text.vocabulary), "block_size": T, "n_layer": 4, "n_head": 4}
     model = NanoGPT(SimpleNamespace(**sizes, n_embd=128, dropout=dropout))
-    x, y = get_batch(parts[0])
-    for part in parts:
+    optimizer = torch_text.nanogpt_optimizer(model)
+    batch = torch_text.get_batch(ids[:n], T, B)
+    for part in (ids[:n], ids[n:]):
         for _ in range(20):
-            get_batch(part)
-    shaped = [[p for p in model.parameters() if (p.ndim > 1) == many] for many in (True, False)]
-    groups = [{"params": p, "weight_decay": d} for p, d in zip(shaped, (0.1, 0.0), strict=True)]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99))
+            torch_text.get_batch(part, T, B)
     losses = []
     for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = 1e-3 * (step + 1) / 101
-        loss = F.cross_entropy(model(x).flatten(0, 1), y.flatten())
-        losses.append(loss.item())
-        x, y = get_batch(parts[0])
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        losses.append(torch_text.nanogpt_step(model, optimizer, *batch, step).item())
+        batch = torch_text.get_batch(ids[:n], T, B)
     return losses
 
 

@@ -1,5 +1,5 @@
-"""The lecture's GPT and nanoGPT's, written once more with torch.nn, in their original's order of
-draws.
+"""The GPTs of lecture 7 and of nanoGPT, written once more with torch.nn, which draw in the order of
+their originals, and a training step of each as the original takes it.
 
 `config` is anything with vocab_size, block_size, n_layer, n_head, n_embd and dropout.
 """
@@ -9,6 +9,8 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from benchmarks.measure import Peer
 
 
 class Head(nn.Module):
@@ -133,3 +135,78 @@ class NanoGPT(nn.Module):
         for block in self.h:
             x = block(x)
         return self.lm_head(self.ln_f(x))
+
+
+def lecture_optimizer(model):
+    return torch.optim.AdamW(model.parameters(), lr=1e-3)
+
+
+def nanogpt_optimizer(model):
+    """Weight decay for matrices alone; fused only where there is a GPU."""
+    shaped = [[p for p in model.parameters() if (p.ndim > 1) == many] for many in (True, False)]
+    groups = [{"params": p, "weight_decay": d} for p, d in zip(shaped, (0.1, 0.0), strict=True)]
+    return torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99))
+
+
+def nanogpt_rate(step, steps=2000, warmup=100):
+    if step < warmup:
+        return 1e-3 * (step + 1) / (warmup + 1)
+    done = min(1, (step - warmup) / (steps - warmup))
+    return 1e-4 + 0.5 * (1 + math.cos(math.pi * done)) * 9e-4
+
+
+def get_batch(part, block_size, batch_size):
+    """x and y from random places of a tensor of ids."""
+    starts = torch.randint(len(part) - block_size, (batch_size,))
+    x = torch.stack([part[i : i + block_size] for i in starts])
+    return x, torch.stack([part[i + 1 : i + block_size + 1] for i in starts])
+
+
+def next_token_loss(model, x, y):
+    return F.cross_entropy(model(x).flatten(0, 1), y.flatten())
+
+
+def lecture_step(model, optimizer, x, y, step):
+    loss = next_token_loss(model, x, y)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return loss
+
+
+def nanogpt_step(model, optimizer, x, y, step):
+    for group in optimizer.param_groups:
+        group["lr"] = nanogpt_rate(step)
+    loss = next_token_loss(model, x, y)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return loss
+
+
+ORIGINALS = {
+    "part7": (LectureGPT, lecture_optimizer, lecture_step),
+    "nanogpt": (NanoGPT, nanogpt_optimizer, nanogpt_step),
+}
+
+
+def peer(task):
+    """The original's own code on the text and the sizes of a TextTask, from the same seed."""
+    torch.set_num_threads(1)
+    build, make_optimizer, take_step = ORIGINALS[task.name]
+    torch.manual_seed(task.preset.seed)
+    model = build(task.config)
+    optimizer = make_optimizer(model)
+    ids = torch.from_numpy(task.ids.astype("int64"))
+
+    def train(n):
+        for step in range(n):
+            x, y = get_batch(ids, task.preset.block_size, task.preset.batch_size)
+            take_step(model, optimizer, x, y, step)
+
+    def check(x, y):
+        x, y = torch.from_numpy(x), torch.from_numpy(y)
+        return [take_step(model, optimizer, x, y, step).item() for step in range(2)]
+
+    return Peer(train, check)
