@@ -64,7 +64,10 @@ class Preset:
             value = getattr(self, name, None)
             most = math.inf if isinstance(value, float) else 2**63
             if value is not None and not least <= value < most:
-                raise ValueError(f"{name} must be a number of at least {least}, got {value!r:.60}")
+                below = f" and below {most}" if value > least else ""
+                raise ValueError(
+                    f"{name} must be a number of at least {least}{below}, got {value!r:.60}"
+                )
 
     def prepare(self, words) -> Run:
         raise NotImplementedError
@@ -281,7 +284,8 @@ def _bytes_per_example(kind, c):
     every activation with its gradient."""
     n_layer = c.n_layer if "n_layer" in BUILDERS[kind].reads else 1
     scores = 4 * c.n_head * c.block_size if "n_head" in BUILDERS[kind].reads else 0
-    numbers = n_layer * (24 * c.n_embd + 12 * c.n_embd2 + scores) + 5 * c.vocab_size
+    window = c.block_size * min(3 * c.n_embd, 2 * c.vocab_size) if kind == "mlp_makemore" else 0
+    numbers = n_layer * (24 * c.n_embd + 12 * c.n_embd2 + scores) + window + 5 * c.vocab_size
     return c.block_size * (16 + numbers * (8 if c.dtype == "float64" else 4))
 
 

@@ -231,9 +231,8 @@ class MakemoreRun(Run):
         order = self._loader().randperm(len(x))
         starts = range(0, len(x), batch_size)[:most]
         parts = (order[start : start + batch_size] for start in starts)
-        return float(
-            np.mean([self.model.loss(x[part], y[part]) for part in parts], dtype=np.float32)
-        )
+        losses = [train.evaluate(self.model, x[part], y[part]) for part in parts]
+        return float(np.mean(losses, dtype=np.float32))
 
     def print_samples(self, n):
         choose = chooser(self.generator, top_k=self.preset.top_k)

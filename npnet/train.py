@@ -196,7 +196,7 @@ def count_bigrams(model: Model, x: Examples, y: Examples) -> None:
 def rows_at_once(x: Examples, chunk: int = 4096) -> int:
     """How many rows of x, (N, T) or a window for each, are looked at together: chunk, or fewer
     where T x T scores of each would take too much memory."""
-    return max(1, min(chunk, (1 << 24) // x.shape[1] ** 2))
+    return max(1, min(chunk, (1 << 22) // x.shape[1] ** 2))
 
 
 def _keep_freed_memory() -> None:

@@ -9,7 +9,7 @@ import pytest
 from command_line import bad, good, npnet
 from configs import config_for
 
-from npnet import plot
+from npnet import plot, progress
 from npnet.cli import main
 from npnet.data import LARGEST_FILE, NAMES, Vocabulary, build_dataset, build_sequences, read_words
 from npnet.folder import COLUMNS
@@ -200,13 +200,35 @@ def test_plot_leaves_pictures_beside_the_run(run, capsys, tmp_path):
     assert main(["plot", "-q", str(run), "-o", str(NAMES)]) == 2
     assert capsys.readouterr().err == f"npnet: {NAMES}/embedding.png: Not a directory\n"
     assert main(["plot", str(run), "--word", "emma"]) == 2
-    assert "a mlp has no attention to draw" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert "a mlp has no attention to draw" in printed.err and printed.out == ""
 
 
 def test_what_matplotlib_says_about_its_fonts_is_no_second_line(run, tmp_path):
     (tmp_path / "file").touch()  # no folder, so matplotlib keeps its cache elsewhere, and says so
     done = npnet("plot", "-q", run, "-o", tmp_path, MPLCONFIGDIR=str(tmp_path / "file"))
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stages"),
+    [
+        (["sample", "{run}", "-n", "3"], ["reading {run}", "drawing words 3/3"]),
+        (["evaluate", "{run}"], ["reading {run}", "evaluating train", "evaluating test"]),
+        (["compare", "{run}", "-o", "{out}/x.svg"], ["reading {run}", "evaluating train"]),
+        (["plot", "{run}", "-o", "{out}"], ["reading {run}", "drawing pictures 4/4"]),
+        (["export", "{run}", "{out}/x.safetensors"], ["reading {run}"]),
+        (["diagnose", "--max-steps", "2"], ["reading names.txt", "step 1/1"]),
+    ],
+)
+def test_every_command_says_what_it_is_at(arguments, stages, run, tmp_path, capsys, monkeypatch):
+    """As it does after two seconds."""
+    monkeypatch.setattr(progress, "PATIENCE", 1e-9)
+    places = {"run": run, "out": tmp_path}
+    assert main([a.format(**places) for a in arguments]) == 0
+    said = capsys.readouterr().err
+    for stage in stages:
+        assert f"\n{stage.format(**places)}" in f"\n{said}"
 
 
 def test_evaluate_prints_what_training_printed(run, capsys, tmp_path):

@@ -336,6 +336,24 @@ def test_the_facts_of_makemores_default_run(words):
 
 
 @pytest.mark.slow
+def test_makemore_evaluates_long_words_in_parts(monkeypatch):
+    run = PRESETS["makemore-rnn"].prepare(read_words()[:300])
+    generator = run.generator.state()
+    whole = run._evaluate(*run.train)
+    monkeypatch.setattr("npnet.train.rows_at_once", lambda x, chunk=0: 7)
+    run.generator.set_state(generator)
+    assert run._evaluate(*run.train) == pytest.approx(whole, rel=1e-6)
+
+
+def test_a_window_at_each_position_counts_in_what_a_step_needs(monkeypatch):
+    """Measured with words of 1,000 characters: 120 MB an example."""
+    monkeypatch.setattr("npnet.presets._memory", lambda: 4 << 30)
+    with pytest.raises(ValueError, match="batch_size = 32 needs about 7 GB; this machine has 4 GB"):
+        PRESETS["makemore-mlp"].config(27, 1001)
+    PRESETS["makemore-mlp"].config(27, 17)
+    PRESETS["makemore-rnn"].config(27, 1001)
+
+
 def test_makemore_evaluates_as_torch_does(words, capsys):
     theirs = MakemoreInTorch("transformer", words, 1234)
     expected = {}
