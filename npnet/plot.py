@@ -295,8 +295,8 @@ def attention(model: Model, vocabulary: Vocabulary, word: str) -> Any:
         figsize=(side * n_head + 1.6, side * len(heads) + 1.2), layout="constrained"
     )
     grid = figure.subplots(len(heads), n_head, squeeze=False, sharex=True, sharey=True)
-    for depth, (qkv, row) in enumerate(zip(inputs, grid, strict=True)):
-        for head, (p, axes) in enumerate(zip(_attention(qkv, n_head), row, strict=True)):
+    for depth, (layer, qkv, row) in enumerate(zip(heads, inputs, grid, strict=True)):
+        for head, (p, axes) in enumerate(zip(_attention(qkv, layer), row, strict=True)):
             seen = np.where(np.tri(T) != 0, p, np.nan)
             image = axes.imshow(seen, cmap="viridis", vmin=0, vmax=1)
             axes.set_title(f"layer {depth}, head {head}", fontsize=9)
@@ -313,11 +313,12 @@ def attention_layers(model: Model) -> list[CausalAttention]:
     return [layer for _, layer in model.network.walk() if isinstance(layer, CausalAttention)]
 
 
-def _attention(qkv, n_head):
+def _attention(qkv, layer):
     """(T, 3C) -> (n_head, T, T), each row the weights of one position."""
-    T, C3 = qkv.shape
+    (T, C3), n_head = qkv.shape, layer.n_head
     q, k, _ = qkv.reshape(T, 3, n_head, C3 // (3 * n_head)).transpose(1, 2, 0, 3)
-    scores = q @ k.swapaxes(-1, -2) / math.sqrt(q.shape[-1])
+    scale = 1 / math.sqrt(q.shape[-1]) if layer.scale is None else layer.scale
+    scores = q @ k.swapaxes(-1, -2) * scale
     return ops.softmax(np.where(np.tri(T) != 0, scores, -np.inf).astype(qkv.dtype))[0]
 
 

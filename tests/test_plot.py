@@ -22,9 +22,10 @@ VOCABULARY = Vocabulary(WORDS)
 LONGEST = max(map(len, WORDS)) + 1
 
 
-def make(kind):
+def make(kind, **others):
     block_size = 4 if BUILDERS[kind].windowed else LONGEST
-    config = config_for(kind, len(VOCABULARY), block_size, n_layer=2, n_embd=6, n_embd2=5, n_head=2)
+    sizes = {"n_layer": 2, "n_embd": 6, "n_embd2": 5, "n_head": 2} | others
+    config = config_for(kind, len(VOCABULARY), block_size, **sizes)
     return build(kind, config, TorchGenerator(0))
 
 
@@ -150,8 +151,10 @@ def test_recording_changes_nothing_and_hears_everything(kind):
         assert gradient is None or gradient.shape == out.shape
 
 
-def test_attention_is_what_the_layer_computes():
-    model = make("transformer")
+@pytest.mark.parametrize("style", ["makemore", "lecture"])
+def test_attention_is_what_the_layer_computes(style):
+    model = make("transformer", style=style)
+    model.data *= 3
     ids = VOCABULARY.encode(".emma")
     caches, forward = [], CausalAttention.forward
 
