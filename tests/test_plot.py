@@ -55,6 +55,9 @@ def test_every_picture_of_every_model_has_labelled_axes(kind, tmp_path):
         assert figure.axes[0].get_title() and figure.axes[0].get_ylabel()
         if kind in ("bigram", "transformer"):  # the commands below save those of the mlp
             figure.savefig(tmp_path / f"{name}.png")
+            shown, whole = figure.get_tightbbox(), figure.bbox_inches
+            assert shown.x0 >= 0 and shown.y0 >= 0, name  # nothing is cut off
+            assert shown.x1 <= whole.x1 and shown.y1 <= whole.y1, name
     labels = [text.get_text() for text in drawn["embedding"].axes[0].texts]
     assert labels == list(VOCABULARY.itos.values())
 
@@ -73,6 +76,11 @@ def test_the_losses_are_drawn_where_they_are(tmp_path):
         assert len({line.get_color().tobytes() for line in axes.lines[: 2 * n]}) == n
     (axes,) = plot.comparison({"a": read, "b": read}).axes
     assert [text.get_text() for text in axes.get_legend().get_texts()][:2] == ["a", "b"]
+
+
+def test_steps_are_whole_numbers(tmp_path):
+    (axes,) = plot.loss_curves(plot.read_history(history(tmp_path, ["0,,2.5,,,,0.1"]))).axes
+    assert all(tick == int(tick) for tick in axes.get_xticks())
 
 
 def test_a_running_mean_follows_without_the_bias_of_its_start():
