@@ -198,6 +198,8 @@ def one_sided(
         still = values == y
         left, right, error, rest = interval(np.where(still, 0, values - y), h)
         noisy[open_] |= (rest > before[open_] / 4) & (rest < 1e-6 * np.abs(y))
+        lowest, highest = np.sort(best[:2, open_], 0) + best[2:4, open_].sum(0) * [[[-1]], [[1]]]
+        noisy[open_] |= still.all(1) & ((lowest > 0) | (highest < 0))  # on a stair
         before[open_] = rest
         unit = UNIT * (np.fmax.reduce(np.abs(values), 1) + np.abs(x[open_, None] * right))
         unit = np.where(still.all(1) & (h == largest_step), 0, BOTH.total * unit / h)
@@ -209,7 +211,7 @@ def one_sided(
         sharp &= ~kinked | (h <= own[open_])
         h /= 32
         open_ = open_[~sharp & (h > smallest[open_])]
-    relative = (before / np.abs(y))[noisy]
+    relative = (before / np.abs(y))[noisy & (before > 0) & (y != 0)]
     unit = float(np.median(relative)) if relative.size else 0.0
     if fits_float32(y) and not fits_float32(x):
         unit = max(unit, 2.0**-24)
