@@ -330,6 +330,14 @@ def test_a_stair_at_zero_is_no_slope_of_zero():
     assert found.kinks == 0
 
 
+def test_a_slope_among_the_stairs_is_not_taken_for_zero():
+    """Ten stairs of float32 in the first step, none in the second."""
+    slight = lambda x: np.float32(-0.0093) + np.float32(7e-5) * x.astype(np.float32)
+    found = of(differences, slight, x=0.0124)
+    assert found.low["x"] <= 7e-5 <= found.high["x"] and found.high["x"] < 1e-2
+    assert found.kinks == 0
+
+
 def test_random_functions_keep_their_bounds():
     """The error of central differences beside their bound, where the complex step is exact."""
     rng, worst = np.random.default_rng(0), 0.0
