@@ -14,7 +14,7 @@ if __name__ == "__main__":  # before NumPy starts its threads
 
 from benchmarks import bounds, generate, imports, measure, runs, scale, step
 from benchmarks.peers import numpy_microgpt
-from benchmarks.rows import ROWS
+from benchmarks.rows import ROWS, TEXT_ROWS
 from npnet.data import NAMES, DataError, read_words
 
 MODULES = {
@@ -44,7 +44,8 @@ def arguments():
         for name, module in MODULES.items()
     }
     add = made["step"].add_argument
-    add("names", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)} (default: all)")
+    rows = ", ".join([*ROWS, *TEXT_ROWS])
+    add("names", nargs="*", metavar="ROW", help=f"of {rows} (default: all)")
     add("--seconds", type=float, default=0.6, help="for each peer of a row (default: 0.6)")
     add(
         "--only", action="append", metavar="PEER", choices=list(step.COLUMNS),
@@ -80,9 +81,12 @@ def measured(args, words):
 
 def mistake(parser, args):
     """What is wrong with the arguments, in one line, or None."""
-    known = {"step": ROWS, "bounds": ROWS, "scale": scale.SERIES, "runs": runs.STEPS}.get(
-        args.command, ()
-    )
+    known = {
+        "step": [*ROWS, *TEXT_ROWS],
+        "bounds": ROWS,
+        "scale": scale.SERIES,
+        "runs": runs.STEPS,
+    }.get(args.command, ())
     if unknown := sorted(set(getattr(args, "names", [])) - set(known)):
         return f"unknown name {', '.join(unknown)}; {args.command} has {', '.join(known)}"
     if getattr(args, "plot", None) and not measure.installed("matplotlib"):

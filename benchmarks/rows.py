@@ -1,13 +1,15 @@
 """The rows of the tables: for each a model of npnet, its examples and its optimiser, once for all
 peers."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import cycle
 
 import numpy as np
 
 import npnet
 from npnet.optim import constant
+from npnet.presets import PRESETS
+from npnet.text import read_text
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ class Task:
         self._keep(*make(first, vocabulary, block_size))
         self.validation = [np.asarray(a) for a in make(second, vocabulary, block_size)]
 
+    max_norm = None
+
     def _begin(self, config):
         """Parameters none of which is zero or one, or a wrong term of a peer could hide."""
         self.model = npnet.build(self.row.kind, config, npnet.TorchGenerator(42))
@@ -128,3 +132,29 @@ class SizedTask(Task):
         rng = np.random.default_rng(0)
         x = rng.integers(0, vocab_size, shape)
         self._keep(x, rng.integers(0, vocab_size, shape[:1] if self.model.windowed else shape))
+
+
+# Name -> the preset of a published run on running text.
+TEXT_ROWS = {"part7": "part7", "nanogpt": "nanogpt-cpu"}
+
+
+class TextTask:
+    """Such a run on npnet's own play, without its evaluations; `ids` is the part to train on."""
+
+    row = Row("transformer")
+
+    def __init__(self, name):
+        self.name, preset = name, PRESETS[TEXT_ROWS[name]]
+        self.preset = replace(preset, eval_every=None, stop=-1)
+        self._run = self.preset.prepare(read_text())
+        self.model, self.config = self._run.model, self._run.model.config
+        self.ids, self.max_norm = self._run.data["train"], self._run.max_norm
+
+    def batches(self):
+        return self._run.batches(0)
+
+    def optimizer(self):
+        return self._run.optimizer
+
+    def schedule(self):
+        return self._run.schedule

@@ -4,13 +4,14 @@ from functools import partial
 from itertools import islice
 
 from benchmarks.measure import Peer, Progress, agree, installed, interleave, summary, table
-from benchmarks.rows import ROWS, Task
+from benchmarks.rows import ROWS, TEXT_ROWS, Task, TextTask
 from npnet.train import loop
 
 COLUMNS = {
     "torch": "torch.nn, autograd, the fused optimiser",
     "torch trimmed": "the same with each batch cut to its longest word",
     "torch packed": "a PackedSequence, or the scored positions alone after what looks along time",
+    "torch original": "the lecture's or nanoGPT's own code, with its own optimiser",
     "torch by hand": "the notebook's own backward, under no_grad",
     "torch compile": "torch.compile of model and loss (--compile)",
     "jax": "one jitted step with donated buffers, waiting for each loss",
@@ -24,14 +25,15 @@ COLUMNS = {
 
 def npnet_peer(task):
     optimizer = task.optimizer()
-    steps = loop(task.model, task.batches(), optimizer, task.schedule(), 1 << 62)
+    how = {"max_norm": task.max_norm}
+    steps = loop(task.model, task.batches(), optimizer, task.schedule(), 1 << 62, **how)
 
     def train(n):
         for _ in islice(steps, n):
             pass
 
     def check(x, y):
-        two = loop(task.model, iter([(x, y)] * 2), optimizer, task.schedule(), 2)
+        two = loop(task.model, iter([(x, y)] * 2), optimizer, task.schedule(), 2, **how)
         return [float(loss) for _, loss in two]
 
     return Peer(train, check)
@@ -39,7 +41,15 @@ def npnet_peer(task):
 
 def makers(task, compiled=False, folder=None):
     """name -> a function that makes the Peer, for all that can be had here."""
-    made = {"npnet": partial(npnet_peer, task)}
+    from benchmarks.peers import products
+
+    made = {"npnet": partial(npnet_peer, task), "products": partial(products.peer, task)}
+    if isinstance(task, TextTask):
+        if installed("torch"):
+            from benchmarks.peers import torch_text
+
+            made["torch original"] = partial(torch_text.peer, task)
+        return made
     if installed("torch"):
         from benchmarks.peers import torch_steps
 
@@ -56,9 +66,6 @@ def makers(task, compiled=False, folder=None):
         from benchmarks.peers import numpy_microgpt
 
         made["microgpt-efficiency"] = partial(numpy_microgpt.peer, task, folder)
-    from benchmarks.peers import products
-
-    made["products"] = partial(products.peer, task)
     return made
 
 
@@ -81,10 +88,10 @@ def timed(task, progress, seconds, only, compiled, folder):
 
 def measure(words, names=None, seconds=0.6, only=None, compiled=False, folder=None):
     """row -> name -> {"seconds", "ratio"}."""
-    names = names or list(ROWS)
+    names = names or [*ROWS, *TEXT_ROWS]
     progress, results, absent = Progress("step", len(names)), {}, {}
     for name in names:
-        task = Task(name, ROWS[name], words)
+        task = TextTask(name) if name in TEXT_ROWS else Task(name, ROWS[name], words)
         found, missing = timed(task, progress, seconds, only, compiled, folder)
         results[name], absent = found, absent | missing
         progress.advance()
@@ -105,5 +112,5 @@ def show(found):
     for column in columns:
         print(f"{column}: {absent.get(column, COLUMNS[column])}")
     for name in rows:
-        if ROWS[name].other:
+        if name in ROWS and ROWS[name].other:
             print(f"{name}: {ROWS[name].other}; losses are not compared")

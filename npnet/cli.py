@@ -182,6 +182,15 @@ def _train_flags(p):
     flag("--n-embd", type=positive, help="channels of an embedding")
     flag("--n-embd2", type=positive, help="channels of the hidden layer")
     flag(
+        "--style",
+        metavar="NAME",
+        help="the Transformer of makemore, lecture, lecture-file, nanogpt",
+    )
+    flag(
+        "--dropout", type=rate, metavar="P", help="the share that the Transformer drops in training"
+    )
+    flag("--accumulate", type=positive, metavar="N", help="batches of running text a step")
+    flag(
         "--top-k",
         metavar="K",
         type=top_k,

@@ -11,7 +11,7 @@ from pathlib import Path
 from npnet import folder as folders
 from npnet.presets import ENDLESS, LECTURE_SEED, PRESETS, TEXT_RUN, fingerprint, named
 from npnet.progress import Console, Interrupted
-from npnet.results import print_drawn
+from npnet.results import open_model, print_drawn
 from npnet.text import TEXT, WORDS
 from npnet.train import Diverged
 
@@ -185,6 +185,9 @@ FLAGS = (
     "n_head",
     "n_embd",
     "n_embd2",
+    "style",
+    "dropout",
+    "accumulate",
     "top_k",
 )
 
@@ -292,7 +295,7 @@ def _hint(folder):
 
 
 def _sample_only(args, console):
-    trained = folders.open_model(args.work_dir, args.input_file)
+    trained = open_model(args.work_dir, console, args.input_file)
     for flag in ("max_steps", "save_every"):
         if getattr(args, flag) is not None:
             raise ValueError(f"--sample-only trains nothing, so {_spelled(flag)} has no meaning")

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from npnet import ops
-from npnet.random import TorchGenerator
+from npnet.random import Generator
 
 Pass = tuple[np.ndarray, Any]  # y, cache
 
@@ -347,16 +347,19 @@ class BatchNorm(Layer):
 
 
 class LayerNorm(Layer):
-    """ops.layer_norm with a learned gain (torch's weight) and bias, both (C,)."""
+    """ops.layer_norm with a learned gain (torch's weight) and bias, both (C,); bias may be None."""
 
-    def __init__(self, weight: np.ndarray, bias: np.ndarray, eps: float = 1e-5) -> None:
-        self.weight, self.bias, self.eps = Parameter(weight), Parameter(bias), eps
+    def __init__(self, weight: np.ndarray, bias: np.ndarray | None, eps: float = 1e-5) -> None:
+        self.weight, self.eps = Parameter(weight), eps
+        self.bias = None if bias is None else Parameter(bias)
 
     def forward(self, x: np.ndarray, training: bool = False) -> Pass:
-        return ops.layer_norm(x, self.weight.data, self.bias.data, self.eps)
+        bias = None if self.bias is None else self.bias.data
+        return ops.layer_norm(x, self.weight.data, bias, self.eps)
 
     def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
-        return ops.layer_norm_backward(dy, cache, out=(self.weight.grad, self.bias.grad))[0]
+        out = (self.weight.grad,) if self.bias is None else (self.weight.grad, self.bias.grad)
+        return ops.layer_norm_backward(dy, cache, out)[0]
 
 
 class RMSNorm(Layer):
@@ -386,26 +389,36 @@ class ReLU(Layer):
 
 
 class GELU(Layer):
-    """ops.gelu in its tanh form."""
+    """ops.gelu in its tanh form, or with approximate="none" the exact one."""
+
+    def __init__(self, approximate: str = "tanh") -> None:
+        self.approximate = approximate
 
     def forward(self, x: np.ndarray, training: bool = False) -> Pass:
-        return ops.gelu(x)
+        return ops.gelu(x, self.approximate)
 
     def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
         return ops.gelu_backward(dy, cache)
 
 
-class Dropout(Layer):
-    """ops.dropout in training, nothing otherwise."""
+class Dropout(AlongTime):
+    """ops.dropout in training, nothing otherwise. The masks of packed rows are drawn in the order
+    (B, T, C) of the batch, as torch draws them."""
 
-    def __init__(self, p: float, generator: TorchGenerator) -> None:
+    def __init__(self, p: float, generator: Generator) -> None:
         self.p, self.generator = p, generator
 
-    def forward(self, x: np.ndarray, training: bool = False) -> Pass:
-        return ops.dropout(x, self.p, self.generator) if training else (x, None)
+    def forward(self, x: np.ndarray, training: bool = False, packing: Any = None) -> Pass:
+        if not training or self.p == 0:
+            return x, None
+        y, cache = ops.dropout(packing.spread(x), self.p, self.generator)
+        return packing.pack(y), (cache, packing)
 
     def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
-        return dy if cache is None else ops.dropout_backward(dy, cache)
+        if cache is None:
+            return dy
+        cache, packing = cache
+        return packing.pack(ops.dropout_backward(packing.spread(dy), cache))
 
 
 class CausalMean(AlongTime):
@@ -427,17 +440,27 @@ class CausalMean(AlongTime):
 
 
 class CausalAttention(AlongTime):
-    """ops.causal_attention on queries, keys and values side by side.
+    """ops.causal_attention on queries, keys and values side by side; a scale of None is its own.
+    The weights are dropped out in training alone.
 
     One position at a time it keeps the keys and values; `length` positions have room.
     """
 
-    def __init__(self, n_head: int) -> None:
-        self.n_head = n_head
+    def __init__(
+        self,
+        n_head: int,
+        scale: float | None = None,
+        dropout: float = 0.0,
+        generator: Generator | None = None,
+    ) -> None:
+        self.n_head, self.scale, self.dropout, self.generator = n_head, scale, dropout, generator
 
     def forward(self, x: np.ndarray, training: bool = False, packing: Any = None) -> Pass:
         """A sequence that has ended has zeros from there on, which no position before looks at."""
-        y, cache = ops.causal_attention(packing.spread(x), self.n_head)
+        dropout = self.dropout if training else 0.0
+        y, cache = ops.causal_attention(
+            packing.spread(x), self.n_head, self.scale, dropout, self.generator
+        )
         return packing.pack(y), (cache, packing)
 
     def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
@@ -459,7 +482,8 @@ class CausalAttention(AlongTime):
         q, state["kv"][0, t], state["kv"][1, t] = x.reshape(B, 3, C).swapaxes(0, 1)
         state["t"] = t + 1
         keys, values = state["kv"][:, : t + 1]
-        p = (keys * q).reshape(-1, D) @ np.full(D, D**-0.5, x.dtype)
+        scale = D**-0.5 if self.scale is None else self.scale
+        p = (keys * q).reshape(-1, D) @ np.full(D, scale, x.dtype)
         p = p.reshape(t + 1, B, H, 1)
         p -= p.max(0)
         np.exp(p, out=p)

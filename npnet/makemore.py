@@ -66,6 +66,8 @@ def to_makemore(model: Model) -> dict[str, np.ndarray]:
     load_state_dict: the masks are in it. Fresh C-contiguous arrays."""
     if model.kind not in KINDS.values():
         raise ValueError(f"makemore has no {model.kind}; it has {', '.join(KINDS.values())}")
+    if model.config.style != "makemore":
+        raise ValueError(f"makemore has no Transformer in the style of {model.config.style}")
     arrays = _views(model) | _masks(model)
     return {name: np.array(array, order="C") for name, array in arrays.items()}
 

@@ -16,6 +16,7 @@ tokens up to t alone.
 import reprlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ from npnet.layers import (
     BatchNorm,
     CausalAttention,
     CausalMean,
+    Dropout,
     Embedding,
     EmbeddingLinear,
     Flatten,
@@ -54,13 +56,49 @@ from npnet.random import Generator, embedding_init, linear_init
 ALWAYS_READ = ("vocab_size", "block_size", "dtype")
 LARGEST_MODEL = 100_000_000  # parameters
 LARGEST_SIZES = {"block_size": 100_000, "n_layer": 1000}
+_SMALL = 0.02  # GPT-2's deviation
+
+
+class Style(NamedTuple):
+    """In what the published Transformers differ. The defaults are makemore's.
+
+    activation      the layer between the two products of an MLP
+    *_bias          whether queries, keys and values, the other products of a block, the norms, the
+                    head have a bias
+    heads_apart     each head's key, query and value are drawn in turn, as matrices of their own
+    scale_by_width  attention is scaled by 1 / sqrt(C), not 1 / sqrt(D) of the head's width
+    small           GPT-2's first values: after torch's own, every weight is drawn again, N(0, 0.02)
+    shrunk          and then the last product of each branch, with its deviation over
+                    sqrt(2 n_layer)
+    """
+
+    activation: Callable[[], Layer] = GELU
+    qkv_bias: bool = True
+    bias: bool = True
+    norm_bias: bool = True
+    head_bias: bool = False
+    heads_apart: bool = False
+    scale_by_width: bool = False
+    small: bool = False
+    shrunk: bool = False
+
+
+_LECTURE = Style(ReLU, qkv_bias=False, head_bias=True, heads_apart=True)
+STYLES = {
+    "makemore": Style(),
+    "lecture": _LECTURE._replace(scale_by_width=True),
+    "lecture-file": _LECTURE._replace(small=True),
+    "nanogpt": Style(
+        partial(GELU, "none"), qkv_bias=False, bias=False, norm_bias=False, small=True, shrunk=True
+    ),
+}
 
 
 @dataclass(frozen=True)
 class Config:
-    """The sizes of a model, named as makemore.py names them. n_embd2 is the hidden width. dtype is
-    "float32" or "float64". What is no size, or above LARGEST_SIZES, is a
-    ValueError."""
+    """The sizes of a model, named as makemore.py names them. n_embd2 is the hidden width, style one
+    of STYLES, dropout the share that training drops, and dtype "float32" or "float64". What is no
+    size, or above LARGEST_SIZES, is a ValueError."""
 
     vocab_size: int
     block_size: int
@@ -69,11 +107,13 @@ class Config:
     n_embd2: int = 64
     n_head: int = 4
     tie_weights: bool = False
+    style: str = "makemore"
+    dropout: float = 0.0
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if name in ("tie_weights", "dtype"):
+            if name in ("tie_weights", "style", "dropout", "dtype"):
                 continue
             most = LARGEST_SIZES.get(name, LARGEST_MODEL)
             if type(value) is not int or not 1 <= value <= most:
@@ -81,6 +121,14 @@ class Config:
                 raise ValueError(f"{name} must be a whole number from 1 to {most:,}, got {got}")
         if type(self.tie_weights) is not bool:
             raise ValueError(f"tie_weights must be a bool, got {reprlib.repr(self.tie_weights)}")
+        if self.style not in STYLES:
+            known, got = ", ".join(STYLES), reprlib.repr(self.style)
+            raise ValueError(f"style must be one of {known}, got {got}")
+        if type(self.dropout) is not float or not 0 <= self.dropout < 1:
+            got = reprlib.repr(self.dropout)
+            raise ValueError(
+                f"dropout must be a number from 0 up to but not including 1, got {got}"
+            )
         if self.dtype not in ("float32", "float64"):
             got = reprlib.repr(self.dtype)
             raise ValueError(f'dtype must be "float32" or "float64", got {got}')
@@ -106,6 +154,19 @@ class Model:
     def parameters(self) -> dict[str, np.ndarray]:
         """Name -> array, a view of `data`."""
         return {name: slot.data for name, slot in self.network.parameters().items()}
+
+    def matrices(self) -> list[slice]:
+        """The parts of `data` that are parameters of two or more axes: no bias, no gain."""
+        parts: list[slice] = []
+        stop = 0
+        for array in self.parameters().values():
+            start, stop = stop, stop + array.size
+            if array.ndim < 2:
+                continue
+            if parts and parts[-1].stop == start:
+                start = parts.pop().start
+            parts.append(slice(start, stop))
+        return parts
 
     def gradients(self) -> dict[str, np.ndarray]:
         """Name -> array, a view of `grad`: what loss_and_grad wrote last."""
@@ -432,47 +493,89 @@ def wavenet(c: Config, g: Generator) -> Sequential:
 
 
 def _transformer_count(c: Config) -> int:
+    style, C = STYLES[c.style], c.n_embd
+    block = 12 * C + 2 + 2 * style.norm_bias + 3 * style.qkv_bias + 6 * style.bias
     rows = c.vocab_size + c.block_size + (0 if c.tie_weights else c.vocab_size)
-    return (rows + c.n_layer * (12 * c.n_embd + 13) + 2) * c.n_embd
+    head_bias = c.vocab_size if style.head_bias and not c.tie_weights else 0
+    return (rows + c.n_layer * block + 1 + style.norm_bias) * C + head_bias
 
 
-@builder(_transformer_count, "n_layer", "n_embd", "n_head", "tie_weights")
+@builder(_transformer_count, "n_layer", "n_embd", "n_head", "tie_weights", "style", "dropout")
 def transformer(c: Config, g: Generator) -> Sequential:
-    """makemore's, which is GPT-2's (Radford et al., 2019): pre-norm blocks of attention and an MLP
-    with GELU in its tanh form.
+    """GPT-2's (Radford et al., 2019), pre-norm blocks of attention and an MLP, in the style of
+    makemore, of lecture 7 ("lecture" is the notebook, "lecture-file" the file that followed it) or
+    of nanoGPT.
 
-    With tie_weights the head is the table of tokens itself, and nothing is drawn for it.
+    With tie_weights the head is the table of tokens itself, which has the values that are drawn for
+    the head last. Dropout is where GPT-2 has it: after the embedding, in the attention's weights
+    and at the end of each branch.
     """
-    token, position = _embedding(g, c, c.vocab_size), _embedding(g, c, c.block_size)
-    embedding = PositionalEmbedding(token, position, tied=c.tie_weights)
+    style = STYLES[c.style]
+    network = _transformer(c, g, style, small=False)
+    if style.small:  # torch draws its own first values, to throw them away
+        network = _transformer(c, g, style, small=True)
+    if style.shrunk:
+        std = _SMALL / (2 * c.n_layer) ** 0.5
+        for name, weight in network.parameters().items():
+            if name.endswith((".projection.weight", ".down.weight")):
+                n_in, n_out = weight.data.shape
+                weight.data = np.ascontiguousarray(g.normal(0.0, std, (n_out, n_in), c.dtype).T)
+    return network
+
+
+def _transformer(c: Config, g: Generator, style: Style, small: bool) -> Sequential:
+    """The same with first values by one rule: torch's, or with `small` GPT-2's."""
     C = c.n_embd
+
+    def table(rows):
+        return g.normal(0.0, _SMALL if small else 1.0, (rows, C), c.dtype)
+
+    def linear(fan_in, fan_out, bias):
+        if not small:
+            return linear_init(g, fan_in, fan_out, bias, dtype=c.dtype)
+        weight = np.ascontiguousarray(g.normal(0.0, _SMALL, (fan_out, fan_in), c.dtype).T)
+        return weight, np.zeros(fan_out, c.dtype) if bias else None
+
+    def qkv():
+        if not style.heads_apart:
+            return linear(C, 3 * C, style.qkv_bias)
+        D = C // c.n_head
+        heads = [[linear(C, D, False)[0] for _ in range(3)] for _ in range(c.n_head)]
+        keys, queries, values = zip(*heads, strict=True)
+        return (np.concatenate([*queries, *keys, *values], axis=1),)
+
+    def norm():
+        return LayerNorm(np.ones(C, c.dtype), np.zeros(C, c.dtype) if style.norm_bias else None)
 
     def block():
         return Sequential(
             attention=Residual(
-                norm=LayerNorm(*_ones_zeros(c, C)),
-                qkv=_linear(g, c, C, 3 * C),
-                heads=_heads(c),
-                projection=_linear(g, c, C, C),
+                norm=norm(),
+                qkv=Linear(*qkv()),
+                heads=_heads(c, C**-0.5 if style.scale_by_width else None, c.dropout, g),
+                projection=Linear(*linear(C, C, style.bias)),
+                dropout=Dropout(c.dropout, g),
             ),
             mlp=Residual(
-                norm=LayerNorm(*_ones_zeros(c, C)),
-                up=_linear(g, c, C, 4 * C),
-                gelu=GELU(),
-                down=_linear(g, c, 4 * C, C),
+                norm=norm(),
+                up=Linear(*linear(C, 4 * C, style.bias)),
+                activation=style.activation(),
+                down=Linear(*linear(4 * C, C, style.bias)),
+                dropout=Dropout(c.dropout, g),
             ),
         )
 
-    def head():
-        if c.tie_weights:
-            return TiedLinear(embedding.token.weight)
-        return _linear(g, c, C, c.vocab_size, bias=False)
-
+    embedding = PositionalEmbedding(table(c.vocab_size), table(c.block_size), tied=c.tie_weights)
+    blocks = Sequential(*(block() for _ in range(c.n_layer)))
+    head = linear(C, c.vocab_size, style.head_bias)
+    if c.tie_weights:
+        embedding.token.weight.data = np.ascontiguousarray(head[0].T)
     return Sequential(
         embedding=embedding,
-        blocks=Sequential(*(block() for _ in range(c.n_layer))),
-        norm=LayerNorm(*_ones_zeros(c, C)),
-        head=head(),
+        dropout=Dropout(c.dropout, g),
+        blocks=blocks,
+        norm=norm(),
+        head=TiedLinear(embedding.token.weight) if c.tie_weights else Linear(*head),
     )
 
 
@@ -502,7 +605,10 @@ def microgpt(c: Config, g: Generator) -> Sequential:
         qkv = np.concatenate([draw(C, C) for _ in range(3)])
         return Sequential(
             attention=Residual(
-                norm=RMSNorm(), qkv=Linear(qkv.T), heads=_heads(c), projection=Linear(draw(C, C).T)
+                norm=RMSNorm(),
+                qkv=Linear(qkv.T),
+                heads=_heads(c),
+                projection=Linear(draw(C, C).T),
             ),
             mlp=Residual(
                 norm=RMSNorm(),
@@ -534,13 +640,13 @@ def _linear(g: Generator, c: Config, fan_in: int, fan_out: int, bias: bool = Tru
     return Linear(*linear_init(g, fan_in, fan_out, bias, dtype=c.dtype))
 
 
-def _heads(c: Config) -> CausalAttention:
+def _heads(c: Config, *more: Any) -> CausalAttention:
     """Attention whose heads share the channels evenly."""
     if c.n_embd % c.n_head:
         raise ValueError(
             f"n_head must divide n_embd, got n_head = {c.n_head} and n_embd = {c.n_embd}"
         )
-    return CausalAttention(c.n_head)
+    return CausalAttention(c.n_head, *more)
 
 
 def _gates(g: Generator, c: Config, n: int, fan_in: int) -> list[np.ndarray]:

@@ -6,7 +6,7 @@ of the step, `schedule(step) -> lr`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -50,6 +50,9 @@ class AdamW:
         p -= lr weight_decay p
         m = beta1 m + (1 - beta1) g,   v = beta2 v + (1 - beta2) g^2
         p -= lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps),   t = 1, 2, ...
+
+    `decayed` are the parts of data that the first line is for, all of it unless told otherwise:
+    Model.matrices() leaves out biases and gains, as GPT-2's users do.
     """
 
     def __init__(
@@ -59,9 +62,11 @@ class AdamW:
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.01,
+        decayed: Sequence[slice] = (slice(None),),
     ) -> None:
         self.data, self.grad = data, grad
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
+        self.decayed = [data[part] for part in decayed]
         self.mean, self.square = np.zeros_like(data), np.zeros_like(data)
         self.count = np.zeros((), np.int64)
 
@@ -70,7 +75,8 @@ class AdamW:
         self.count += 1
         t = int(self.count)
         if self.weight_decay:
-            self.data *= 1 - lr * self.weight_decay
+            for part in self.decayed:
+                part *= 1 - lr * self.weight_decay
         scratch = self.grad * (1 - beta1)
         self.mean *= beta1
         self.mean += scratch
@@ -104,12 +110,12 @@ def linear_decay(lr: float, steps: int) -> Schedule:
 
 
 def cosine(lr: float, steps: int, warmup: int = 0, final: float = 0.0) -> Schedule:
-    """Linear warm-up over `warmup` steps to lr, then half a cosine down to `final` at `steps`,
-    where it stays."""
+    """Linear warm-up to lr at step `warmup`, from lr / (warmup + 1) at step 0, then half a cosine
+    down to `final` at `steps`, where it stays: nanoGPT's rule."""
 
     def schedule(step: int) -> float:
         if step < warmup:
-            return lr * (step + 1) / warmup
+            return lr * (step + 1) / (warmup + 1)
         progress = min(1.0, (step - warmup) / max(1, steps - warmup))
         return final + (lr - final) * 0.5 * (1 + math.cos(math.pi * progress))
 

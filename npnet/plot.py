@@ -100,7 +100,7 @@ def smoothed(losses: np.ndarray) -> np.ndarray:
 
 def loss_curves(history: dict[str, np.ndarray]) -> Any:
     """The losses of minibatches, their running mean, and every evaluation."""
-    figure, axes = _axes(8, 4.8, "Loss while training", "step", "loss (nats per character)")
+    figure, axes = _loss_axes()
     step, loss = history["step"], history["batch_loss"]
     seen = np.isfinite(loss)
     if seen.any():
@@ -121,7 +121,7 @@ def loss_curves(history: dict[str, np.ndarray]) -> Any:
 def comparison(histories: dict[str, dict[str, np.ndarray]]) -> Any:
     """Name -> history: the running mean of the minibatches' loss, and where there is one the loss
     on what was held out."""
-    figure, axes = _axes(8, 4.8, "Loss while training", "step", "loss (nats per character)")
+    figure, axes = _loss_axes()
     for (name, history), color in zip(histories.items(), apart(len(histories)), strict=True):
         seen = np.isfinite(history["batch_loss"])
         held_out = np.where(
@@ -201,7 +201,8 @@ def layers(model: Model, vocabulary: Vocabulary, data: Data) -> Any:
     x, y = _examples(model, vocabulary, data, most=1000)
     seen = {name: s for name, s in record(model, x, y).items() if s[0].dtype.kind == "f"}
     names = list(seen)
-    figure = figure_class()(figsize=(11, 0.32 * len(names) + 1.8), layout="constrained")
+    height = max(2.6, 0.32 * len(names) + 1.8)
+    figure = figure_class()(figsize=(11, height), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for row, (out, gradient) in enumerate(seen.values()):
         _spread(left, row, out, BLUE)
@@ -216,7 +217,8 @@ def layers(model: Model, vocabulary: Vocabulary, data: Data) -> Any:
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
     left.set_yticks(range(len(names)), names, fontsize=8)
-    left.set(ylabel="layer, from the input down", ylim=(len(names) - 0.5, -0.5))
+    right.tick_params(which="minor", labelsize=6)  # labelled where they span less than a decade
+    left.set(ylabel="layer, input first", ylim=(len(names) - 0.5, -0.5))
     return figure
 
 
@@ -295,8 +297,8 @@ def attention(model: Model, vocabulary: Vocabulary, word: str) -> Any:
         figsize=(side * n_head + 1.6, side * len(heads) + 1.2), layout="constrained"
     )
     grid = figure.subplots(len(heads), n_head, squeeze=False, sharex=True, sharey=True)
-    for depth, (qkv, row) in enumerate(zip(inputs, grid, strict=True)):
-        for head, (p, axes) in enumerate(zip(_attention(qkv, n_head), row, strict=True)):
+    for depth, (layer, qkv, row) in enumerate(zip(heads, inputs, grid, strict=True)):
+        for head, (p, axes) in enumerate(zip(_attention(qkv, layer), row, strict=True)):
             seen = np.where(np.tri(T) != 0, p, np.nan)
             image = axes.imshow(seen, cmap="viridis", vmin=0, vmax=1)
             axes.set_title(f"layer {depth}, head {head}", fontsize=9)
@@ -313,11 +315,12 @@ def attention_layers(model: Model) -> list[CausalAttention]:
     return [layer for _, layer in model.network.walk() if isinstance(layer, CausalAttention)]
 
 
-def _attention(qkv, n_head):
+def _attention(qkv, layer):
     """(T, 3C) -> (n_head, T, T), each row the weights of one position."""
-    T, C3 = qkv.shape
+    (T, C3), n_head = qkv.shape, layer.n_head
     q, k, _ = qkv.reshape(T, 3, n_head, C3 // (3 * n_head)).transpose(1, 2, 0, 3)
-    scores = q @ k.swapaxes(-1, -2) / math.sqrt(q.shape[-1])
+    scale = 1 / math.sqrt(q.shape[-1]) if layer.scale is None else layer.scale
+    scores = q @ k.swapaxes(-1, -2) * scale
     return ops.softmax(np.where(np.tri(T) != 0, scores, -np.inf).astype(qkv.dtype))[0]
 
 
@@ -358,6 +361,12 @@ def _labels(vocabulary):
         c if c.isprintable() and c != " " else c.encode("unicode_escape").decode().replace(" ", "␣")
         for c in vocabulary.itos.values()
     ]
+
+
+def _loss_axes():
+    figure, axes = _axes(8, 4.8, "Loss while training", "step", "loss (nats per character)")
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    return figure, axes
 
 
 def _axes(width, height, title, xlabel, ylabel):

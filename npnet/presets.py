@@ -3,7 +3,7 @@
 `preset.prepare(words)` makes the npnet.runs.Run that carries it out.
 
 Sources: the notebooks of Karpathy's "Neural Networks: Zero to Hero" (2022), makemore.py (2022),
-microgpt (2026).
+nanoGPT (2022), microgpt (2026).
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from npnet.models import BUILDERS, Config
 from npnet.random import TorchGenerator
 from npnet.runs import BigramRun, LectureRun, MakemoreRun, MicrogptRun, NotebookRun, Run
 from npnet.text import TEXT, WORDS, Text, split_text
-from npnet.text_runs import ShakespeareBigramRun, ShownTextRun, TextRun
+from npnet.text_runs import NanoGPTRun, ShakespeareBigramRun, ShownTextRun, TextRun
 
 LECTURE_SEED = 2147483647
 TEXT_RUN = "text-gru"  # what --text alone trains
@@ -29,7 +29,7 @@ MAKEMORE_NAMES = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc
 # And that of the lectures' text.
 TINYSHAKESPEARE = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 LEAST = {
-    "block_size": 1, "eval_every": 1, "eval_batches": 1, "characters": 0,
+    "block_size": 1, "eval_every": 1, "eval_batches": 1, "characters": 0, "accumulate": 1,
     "steps": -1, "stop": -1, "drop_at": 0, "log_every": 1, "batch_size": 1, "top_k": 1,
     "learning_rate": 0, "weight_decay": 0, "seed": -(2**63), "names_seed": -(2**63),
 }  # fmt: skip
@@ -64,7 +64,10 @@ class Preset:
             value = getattr(self, name, None)
             most = math.inf if isinstance(value, float) else 2**63
             if value is not None and not least <= value < most:
-                raise ValueError(f"{name} must be a number of at least {least}, got {value!r:.60}")
+                below = f" and below {most}" if value > least else ""
+                raise ValueError(
+                    f"{name} must be a number of at least {least}{below}, got {value!r:.60}"
+                )
 
     def prepare(self, words) -> Run:
         raise NotImplementedError
@@ -98,7 +101,9 @@ class Preset:
 
     def changed(self, **values):
         """This preset with other values; one that the run would not read is a ValueError."""
-        reads = [*self.settings, *BUILDERS[self.kind].reads]
+        known = [field.name for field in fields(self)]
+        sizes = [name for name in BUILDERS[self.kind].reads if name in known]
+        reads = [*self.settings, *sizes]
         for name in values:
             if name not in reads:
                 raise ValueError(
@@ -207,10 +212,11 @@ class RunningText(Preset):
 
     Every eval_every steps (None: never), and at the last one, the mean loss of eval_batches batches
     of each part is taken, drawn from the run's own generator, before the step's own batch, or with
-    batch_first as in nanoGPT after it. Every log_every steps the loss of the step is printed.
+    batch_first as in nanoGPT after it. Every log_every steps the loss of the step is printed. A
+    step is the mean of `accumulate` batches.
     """
 
-    settings = (*Preset.settings, "block_size", "weight_decay")
+    settings = (*Preset.settings, "block_size", "weight_decay", "accumulate")
     data = TEXT
     original: ClassVar[tuple[str, str] | None] = None
     batch_size: int = 16
@@ -221,6 +227,10 @@ class RunningText(Preset):
     batch_first: bool = False
     log_every: int | None = None
     characters: int = 500  # drawn in the end
+    accumulate: int = 1
+    tie_weights: bool = False
+    style: str = "makemore"
+    dropout: float = 0.0
 
     def prepare(self, text) -> Run:
         return ShownTextRun(self, text)
@@ -255,12 +265,27 @@ class ShakespeareBigram(Shakespeare):
         return ShakespeareBigramRun(self, text)
 
 
+@dataclass(frozen=True)
+class NanoGPT(Shakespeare):
+    """nanoGPT's train.py, and what its configurations for characters have in common: weight decay
+    for matrices alone, clipping at 1, 100 steps of warm-up, and a cosine down to a tenth."""
+
+    batch_first: bool = True
+    tie_weights: bool = True
+    style: str = "nanogpt"
+    weight_decay: float = 0.1
+
+    def prepare(self, text):
+        return NanoGPTRun(self, text)
+
+
 def _bytes_per_example(kind, c):
     """About what one example holds between forward and backward: the token's number and target, and
     every activation with its gradient."""
     n_layer = c.n_layer if "n_layer" in BUILDERS[kind].reads else 1
     scores = 4 * c.n_head * c.block_size if "n_head" in BUILDERS[kind].reads else 0
-    numbers = n_layer * (24 * c.n_embd + 12 * c.n_embd2 + scores) + 5 * c.vocab_size
+    window = c.block_size * min(3 * c.n_embd, 2 * c.vocab_size) if kind == "mlp_makemore" else 0
+    numbers = n_layer * (24 * c.n_embd + 12 * c.n_embd2 + scores) + window + 5 * c.vocab_size
     return c.block_size * (16 + numbers * (8 if c.dtype == "float64" else 4))
 
 
@@ -321,6 +346,14 @@ _PRESETS = (
         "part7-bigram", "lecture 7: a bigram model of running text",
         "bigram", 1337, 10000, 1e-3, batch_size=32,
         block_size=8, eval_every=None, log_every=1000, characters=300,
+    ),
+    Shakespeare(
+        "part7", "lecture 7: a GPT", "transformer", 1337, 5000, 1e-3,
+        block_size=32, eval_every=100, eval_batches=200, characters=2000, style="lecture",
+    ),
+    NanoGPT(
+        "nanogpt-cpu", "nanoGPT's run for a laptop", "transformer", 1337, 2001, 1e-3,
+        batch_size=12, n_embd=128, eval_every=250, log_every=1,
     ),
     _text("bigram", "a table", 0.05, 2000),
     _text(

@@ -35,6 +35,8 @@ class Generator(Protocol):
         self, mean: float, std: float, shape: Sequence[int], dtype: Any = np.float32
     ) -> np.ndarray: ...
 
+    def bernoulli(self, p: float, shape: Sequence[int]) -> np.ndarray: ...
+
     def multinomial(
         self, probs: np.ndarray, num_samples: int, replacement: bool = False, rule: str = "current"
     ) -> np.ndarray: ...
@@ -193,6 +195,15 @@ class TorchGenerator:
         with np.errstate(over="ignore"):
             log = _libm(math.log1p, -self._unit(math.prod(sizes), np.dtype(np.float64)))
             return (-1.0 / rate * log).astype(dtype).reshape(sizes)
+
+    def bernoulli(self, p: float, shape: int | Sequence[int]) -> np.ndarray:
+        """True with probability p, as torch's `bernoulli_` on a CPU without Intel's MKL:
+        `(raw64 & (2^53 - 1)) * 2^-53 < p`."""
+        sizes, p = _shape(shape), _real(p, "p")
+        if not 0 <= p <= 1:
+            raise ValueError(f"p must be in [0, 1], got {p}")
+        drawn = self._raw64(math.prod(sizes)) & np.uint64(2**53 - 1)
+        return (drawn < np.uint64(math.ceil(p * 2.0**53))).reshape(sizes)
 
     def randint(self, low: int, high: int, shape: int | Sequence[int]) -> np.ndarray:
         """int64 in [low, high): `raw % span + low` for span = high - low below 2^28, else with

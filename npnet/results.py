@@ -11,17 +11,26 @@ from npnet.random import TorchGenerator
 from npnet.sample import generate, generate_text, mark_words
 from npnet.text import WORDS, visible
 
-MOST_AT_ONCE = 1000  # words drawn side by side
+MOST_AT_ONCE = 1000  # words drawn side by side, fewer where they are long
+LARGEST_STATE = 1 << 26  # positions times channels times layers of those
 LARGEST_PROMPT = 1_000_000  # bytes
 SHOWN = 24  # characters of a text whose attention is drawn
 
 
 def sample(args: Namespace, console: Console) -> int:
-    trained = folders.open_model(args.model, args.input_file)
+    trained = open_model(args.model, console, args.input_file)
     print_drawn(
         trained, args.num_samples, args.seed, args.prompt, args.temperature, args.top_k, console
     )
     return 0
+
+
+def open_model(
+    path: str | Path, console: Console, input_file: str | None = None
+) -> folders.Trained:
+    """folders.open_model, said where it takes its time: it reads what the model was trained on."""
+    console.stage(f"reading {path}")
+    return folders.open_model(path, input_file)
 
 
 def print_drawn(
@@ -45,7 +54,9 @@ def _print_words(trained, n, seed, prompt, temperature, top_k, console):
     n = n or 20
     known = trained.data and trained.preset.divide(trained.data)
     stage = console.stage("drawing words", n)
-    for done in range(0, n, MOST_AT_ONCE):
+    c = trained.model.config
+    at_once = max(1, min(MOST_AT_ONCE, LARGEST_STATE // (c.block_size * c.n_embd * c.n_layer)))
+    for done in range(0, n, at_once):
 
         def watch(ended, before=done):
             stage.advance(before + ended)
@@ -54,7 +65,7 @@ def _print_words(trained, n, seed, prompt, temperature, top_k, console):
             trained.model,
             trained.vocabulary,
             generator,
-            min(MOST_AT_ONCE, n - done),
+            min(at_once, n - done),
             prompt=prompt,
             temperature=temperature,
             top_k=top_k,
@@ -116,7 +127,7 @@ def _standard_input():
 
 
 def evaluate(args: Namespace, console: Console) -> int:
-    trained = folders.open_model(args.model)
+    trained = open_model(args.model, console)
     data = trained.preset.data
     if args.input_file:
         console.stage(f"reading {Path(args.input_file).name}")
@@ -155,7 +166,7 @@ def compare(args: Namespace, console: Console) -> int:
         from npnet import plot
 
     plot.figure_class()
-    trained = {name: folders.open_model(name) for name in args.folders}
+    trained = {name: open_model(name, console) for name in args.folders}
     histories = {name: plot.read_history(Path(name) / folders.HISTORY) for name in trained}
     parts = {name: _own_parts(t, "") for name, t in trained.items()}
     print(f"{'run':<20} {'model':<12} {'parameters':>10} {'steps':>9}  loss on whole sets")
@@ -174,7 +185,7 @@ def plot(args: Namespace, console: Console) -> int:
         from npnet import plot as pictures
 
     pictures.figure_class()
-    trained = folders.open_model(args.model, args.input_file)
+    trained = open_model(args.model, console, args.input_file)
     target = Path(args.output or trained.path.parent)
     model, vocabulary = trained.model, trained.vocabulary
     train = _own_parts(trained, "; if they have moved, -i FILE finds them")["train"]
@@ -187,15 +198,16 @@ def plot(args: Namespace, console: Console) -> int:
         "dlogits": lambda: pictures.dlogits(model, vocabulary, train),
         "layers": lambda: pictures.layers(model, vocabulary, train),
     }
+    if args.word is not None or pictures.attention_layers(model):  # a word may be refused
+        drawn = {"attention": lambda: pictures.attention(model, vocabulary, word), **drawn}
     history = trained.path.parent / folders.HISTORY
     if history.exists():
         curves = pictures.read_history(history)
         drawn["loss"] = lambda: pictures.loss_curves(curves)
-    if args.word is not None or pictures.attention_layers(model):
-        drawn["attention"] = lambda: pictures.attention(model, vocabulary, word)
-    for name, draw in drawn.items():
-        console.stage(f"drawing {name}")
+    stage = console.stage("drawing pictures", len(drawn))
+    for done, (name, draw) in enumerate(drawn.items(), 1):
         pictures.save(draw(), target / f"{name}.{args.format}")
+        stage.advance(done)
     return 0
 
 
@@ -216,7 +228,7 @@ def export(args: Namespace, console: Console) -> int:
         folders.judged(loaded, source)
         checkpoint.save(target, loaded)
     else:
-        trained = folders.open_model(source)
+        trained = open_model(source, console)
         content = checkpoint.Checkpoint(trained.model, trained.vocabulary, trained.meta)
         export.save_safetensors(target, content)
     print(f"saved to {target}")

@@ -25,6 +25,7 @@ LOOK = 50_000
 class Run:
     """`generators` and the optimiser's state, with the model, are all that a resumed run needs.
 
+    max_norm clips the gradients of a step, which is the mean of `accumulate` batches.
     best is the lowest test loss so far, where the original keeps the best model; improved says that
     the last report lowered it. evaluation is what the last report or `finish` found, split -> loss.
     stage(what) announces something that takes its time and may return a function (done, total).
@@ -34,6 +35,8 @@ class Run:
     vocabulary: Vocabulary
     schedule: Any = None
     optimizer: Any = None
+    max_norm: float | None = None
+    accumulate = 1
     best: float | None = None
     improved = False
 
@@ -45,9 +48,16 @@ class Run:
 
     def steps(self, start=0):
         """Train from step `start` to the last: yields (step, loss) after each."""
-        batches = self.batches(start)
-        last = self.preset.last
-        return train.loop(self.model, batches, self.optimizer, self.schedule, last, start)
+        return train.loop(
+            self.model,
+            self.batches(start),
+            self.optimizer,
+            self.schedule,
+            self.preset.last,
+            start,
+            self.max_norm,
+            self.accumulate,
+        )
 
     def batches(self, start):
         """The minibatches from step `start` on."""
@@ -221,9 +231,8 @@ class MakemoreRun(Run):
         order = self._loader().randperm(len(x))
         starts = range(0, len(x), batch_size)[:most]
         parts = (order[start : start + batch_size] for start in starts)
-        return float(
-            np.mean([self.model.loss(x[part], y[part]) for part in parts], dtype=np.float32)
-        )
+        losses = [train.evaluate(self.model, x[part], y[part]) for part in parts]
+        return float(np.mean(losses, dtype=np.float32))
 
     def print_samples(self, n):
         choose = chooser(self.generator, top_k=self.preset.top_k)
@@ -288,6 +297,10 @@ class PythonRandom:
     ) -> np.ndarray:
         values = [self.random.gauss(mean, std) for _ in range(math.prod(shape))]
         return np.array(values, dtype).reshape(shape)
+
+    def bernoulli(self, p: float, shape: Sequence[int]) -> np.ndarray:
+        drawn = [self.random.random() < p for _ in range(math.prod(shape))]
+        return np.array(drawn, bool).reshape(shape)
 
     def multinomial(
         self, probs: np.ndarray, num_samples: int, replacement: bool = False, rule: str = "current"

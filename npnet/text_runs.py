@@ -25,15 +25,26 @@ class TextRun(Run):
         self.generator = TorchGenerator(preset.seed)
         self.generators = {"generator": self.generator}
         self.model = self._model()
-        self.optimizer = AdamW(self.model.data, self.model.grad, weight_decay=preset.weight_decay)
+        self.optimizer = self._optimizer()
         self.schedule = self._schedule()
+        self.accumulate = preset.accumulate
+
+    def _optimizer(self):
+        model = self.model
+        return AdamW(model.data, model.grad, weight_decay=self.preset.weight_decay)
 
     def _schedule(self):
         return constant(self.preset.learning_rate)
 
     def _model(self):
         preset = self.preset
-        config = preset.config(len(self.vocabulary), preset.block_size)
+        config = preset.config(
+            len(self.vocabulary),
+            preset.block_size,
+            tie_weights=preset.tie_weights,
+            style=preset.style,
+            dropout=preset.dropout,
+        )
         return build(preset.kind, config, self.generator)
 
     def batches(self, start):
@@ -47,6 +58,8 @@ class TextRun(Run):
                 self._look(step)
                 batch = self.batch("train")
             yield batch
+            for _ in range(self.accumulate - 1):
+                yield self.batch("train")
 
     def batch(self, part):
         """A minibatch of that part, for the model's kind of output."""
@@ -110,6 +123,23 @@ class ShakespeareBigramRun(TextRun):
         every = self.preset.log_every
         if every is not None and (step + 1) % every == 0:
             print(f"step {step}: loss {float(loss)}", flush=True)
+
+
+class NanoGPTRun(TextRun):
+    """The optimiser, the clipping and the schedule of nanoGPT's train.py, whose last step is the
+    one at which the rate is lowest."""
+
+    max_norm = 1.0
+
+    def _optimizer(self):
+        model, decay = self.model, self.preset.weight_decay
+        return AdamW(
+            model.data, model.grad, (0.9, 0.99), weight_decay=decay, decayed=model.matrices()
+        )
+
+    def _schedule(self):
+        rate = self.preset.learning_rate
+        return cosine(rate, self.preset.steps - 1, 100, rate / 10)
 
 
 class ShownTextRun(TextRun):

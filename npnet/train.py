@@ -10,13 +10,14 @@ import ctypes
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from npnet.data import Examples
 from npnet.layers import BatchNorm, Layer, Sequential
 from npnet.models import Model
-from npnet.optim import SGD, AdamW, Schedule, step_decay
+from npnet.optim import SGD, AdamW, Schedule, clip_grad_norm, step_decay
 from npnet.random import TorchGenerator
 
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]
@@ -44,23 +45,44 @@ def loop(
     schedule: Schedule,
     steps: int,
     start: int = 0,
+    max_norm: float | None = None,
+    accumulate: int = 1,
 ) -> Iterator[tuple[int, np.floating]]:
     """Steps start .. steps - 1: loss and gradients of the next batch, then one update at the
     learning rate schedule(step).
+
+    With max_norm the gradients are scaled down to that norm first. With accumulate a step is the
+    mean of so many batches, loss and gradients alike.
 
     Yields (step, loss) after each update; the loss is the one before it. A loss that is not finite
     is Diverged, before the update.
     """
     _keep_freed_memory()
     for step in range(start, steps):
-        x, y = next(batches)
         rate = schedule(step)
+        loss = _loss_and_grad(model, batches, accumulate)
+        if not math.isfinite(loss):
+            raise Diverged(f"the loss is {loss} at step {step}, learning rate {rate:g}")
         with np.errstate(all="ignore"):
-            loss = model.loss_and_grad(x, y)
-            if not math.isfinite(loss):
-                raise Diverged(f"the loss is {loss} at step {step}, learning rate {rate:g}")
+            if max_norm is not None:
+                clip_grad_norm(model.grad, max_norm)
             optimizer.step(rate)
         yield step, loss
+
+
+def _loss_and_grad(model: Model, batches: Batches, n: int) -> np.floating:
+    """Mean loss of the next n batches, whose mean gradient is left in model.grad."""
+    loss: Any = 0
+    grad: Any = 0
+    for _ in range(n):
+        x, y = next(batches)
+        with np.errstate(all="ignore"):
+            loss = loss + model.loss_and_grad(x, y, dloss=1 / n) / n
+            if n > 1:
+                grad = grad + model.grad
+    if n > 1:
+        model.grad[...] = grad
+    return loss
 
 
 def fit(
@@ -174,7 +196,7 @@ def count_bigrams(model: Model, x: Examples, y: Examples) -> None:
 def rows_at_once(x: Examples, chunk: int = 4096) -> int:
     """How many rows of x, (N, T) or a window for each, are looked at together: chunk, or fewer
     where T x T scores of each would take too much memory."""
-    return max(1, min(chunk, (1 << 24) // x.shape[1] ** 2))
+    return max(1, min(chunk, (1 << 22) // x.shape[1] ** 2))
 
 
 def _keep_freed_memory() -> None:

@@ -143,8 +143,19 @@ def draw_rms_norm(d: Draw, lead, C, gain, eps):
     return {"x": d.x(*lead, C)} | ({"gain": d.normal(C)} if gain else {}), given(eps=eps)
 
 
-def draw_attention(d: Draw, lead, T, n_head, D):
-    return {"qkv": d.x(*lead, T, 3 * n_head * D)}, {"n_head": n_head}
+def draw_layer_norm(d: Draw, lead, C, bias, eps):
+    inputs, options = draw_norm(d, lead, C, eps=eps)
+    return inputs if bias else {name: inputs[name] for name in ("x", "gain")}, options
+
+
+def draw_attention(d: Draw, lead, T, n_head, D, slope=None, **options):
+    """`slope` is the option `scale`, whose name is taken by that of the values."""
+    return {"qkv": d.x(*lead, T, 3 * n_head * D)}, given(n_head=n_head, scale=slope, **options)
+
+
+def draw_attention_dropout(d: Draw, lead, T, n_head, D, **options):
+    inputs, options = draw_attention(d, lead, T, n_head, D, **options)
+    return inputs, options | {"seed": int(d.rng.integers(2**32))}
 
 
 def draw_sizes(d: Draw, lead, T, lengths):
@@ -182,6 +193,8 @@ ROWS = {"lead": LEAD, "C": SIZE}
 BATCHES = ((4,), (2,), (3,), (7,), (2, 3), (3, 1, 2), (1, 4), (70,))  # at least two rows
 PACKED = {"lead": ((3,), (1,), (2,), (4,), (7,)), "lengths": ("any", "any", "equal")}
 SEQUENCES = ((3,), (), (1,), (4,), (2, 3))
+HEADS: dict[str, tuple] = {"lead": SEQUENCES, "T": SMALL, "n_head": (2, 1, 3), "D": (3, 1, 2, 4)}
+HEADS |= {"block": (None, 2, 1, 3)}  # None: longer than the sequence
 
 CASES: dict[str, Case] = {
     case.name: case
@@ -233,13 +246,26 @@ CASES: dict[str, Case] = {
             separable=False,
         ),
         Case("batch_norm_inference", draw_batch_norm_inference, ROWS | {"eps": EPS}),
-        Case("layer_norm", draw_norm, ROWS | {"eps": EPS}),
+        Case("layer_norm", draw_layer_norm, ROWS | {"bias": (True, True, False), "eps": EPS}),
         Case("rms_norm", draw_rms_norm, ROWS | {"gain": (True, False), "eps": EPS}),
         Case(
             "causal_attention",
             draw_attention,
-            {"lead": SEQUENCES, "T": SMALL, "n_head": (2, 1, 3), "D": (3, 1, 2, 4)},
+            HEADS | {"slope": (None, None, 0.3, 1.0)},
             batched=("qkv", "y"),
+        ),
+        Case(
+            "causal_attention_dropout",
+            draw_attention_dropout,
+            HEADS | {"p": (0.5, 0.1, 0.9)},
+            batched=(),
+            forward=lambda qkv, n_head, p, seed, block=64: ops.causal_attention(
+                qkv, n_head, None, p, TorchGenerator(seed), block
+            ),
+            backward=ops.causal_attention_backward,
+            oracle=lambda qkv, n_head, p, seed, block=None: torch_ops.causal_attention_dropout(
+                qkv, n_head, p, torch.Generator().manual_seed(seed)
+            ),
         ),
         recurrent("rnn", 1),
         recurrent("gru", 3),
@@ -287,6 +313,7 @@ EDGES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("batch_norm_inference", "small values, where eps counts", {"scale": 1e-2}),
     ("layer_norm", "a constant row", {"values": "constant", "lead": (7,), "C": 5}),
     ("layer_norm", "one channel", {"C": 1}),
+    ("layer_norm", "no bias", {"bias": False, "lead": (7,), "C": 5}),
     ("layer_norm", "small values, where eps counts", {"scale": 1e-2}),
     ("rms_norm", "a constant row", {"values": "constant", "C": 5}),
     ("rms_norm", "one channel", {"C": 1, "values": "ties"}),
@@ -297,6 +324,14 @@ EDGES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("causal_attention", "scores beyond exp", {"scale": 1e2, "T": 5}),
     ("causal_attention", "scores beyond exp in float32 alone", {"scale": 1e1, "T": 5}),
     ("causal_attention", "long, with wide heads", {"lead": (2,), "T": 33, "D": 17}),
+    ("causal_attention", "long, in blocks", {"lead": (2,), "T": 33, "D": 4, "block": 8}),
+    ("causal_attention", "large scores, in blocks", {"scale": 1e1, "T": 7, "block": 3}),
+    ("causal_attention_dropout", "one position", {"T": 1}),
+    (
+        "causal_attention_dropout",
+        "scores beyond exp, in blocks",
+        {"scale": 1e2, "T": 5, "block": 2},
+    ),
     ("rnn", "one step", {"T": 1}),
     ("rnn", "one step of one sequence", {"lead": (1,), "T": 1}),
     ("rnn", "one length", {"lead": (7,), "T": 4, "lengths": "equal"}),

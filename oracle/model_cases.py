@@ -36,6 +36,7 @@ MORE: dict[str, dict[str, tuple]] = {
         "n_layer": (1, 2),
         "n_head": (2, 1, 3),
         "tie_weights": (False, True),
+        "style": ("makemore", "lecture", "nanogpt"),
     },
     "microgpt": {"n_layer": (1, 2), "n_head": (2, 1, 3)},
 }
@@ -66,14 +67,18 @@ def draw(
 
 
 def forward(ids, targets, *params, kind, config):
-    """The loss of a model with these parameters, and the model for `backward`."""
-    model = build(kind, replace(config, dtype=params[0].dtype.name), TorchGenerator(0))
+    """The loss of a model with these parameters, and the model for `backward`. What it drops is
+    drawn from a generator of seed 0."""
+    generator = TorchGenerator(0)
+    model = build(kind, replace(config, dtype=params[0].dtype.name), generator)
     model.data[...] = np.concatenate([p.ravel() for p in params])
-    return model.loss_and_grad(ids, targets), (model, ids, targets)
+    generator.manual_seed(0)
+    return model.loss_and_grad(ids, targets), (model, ids, targets, generator)
 
 
 def backward(dloss, cache):
-    model, ids, targets = cache
+    model, ids, targets, generator = cache
+    generator.manual_seed(0)
     model.loss_and_grad(ids, targets, dloss)
     return tuple(gradient.copy() for gradient in model.gradients().values())
 
@@ -84,14 +89,14 @@ def oracle(ids, targets, *params, kind, config):
     return reference.cross_entropy(z, targets)
 
 
-def model_case(kind):
+def model_case(kind, name=None, batched=("ids", "targets"), **more):
     """The case of one model; its name is models.KIND, for an operation may have the same."""
-    choices = (WINDOWS if BUILDERS[kind].windowed else SEQUENCES) | MORE.get(kind, {})
+    choices = (WINDOWS if BUILDERS[kind].windowed else SEQUENCES) | MORE.get(kind, {}) | more
     return Case(
-        f"models.{kind}",
+        name or f"models.{kind}",
         partial(draw, kind=kind),
         choices | {"values": ("normal",), "scale": (1.0, 0.3)},
-        batched=("ids", "targets"),
+        batched=batched,
         separable=False,
         forward=partial(forward, kind=kind),
         backward=backward,
@@ -99,4 +104,13 @@ def model_case(kind):
     )
 
 
-MODEL_CASES = {f"models.{kind}": model_case(kind) for kind in BUILDERS}
+# Masks are drawn for the whole of a batch, in its order.
+DROPOUT = model_case(
+    "transformer",
+    "models.transformer_dropout",
+    batched=(),
+    dropout=(0.3, 0.1),
+    lengths=("equal",),
+    ignored=(0.0,),
+)
+MODEL_CASES = {f"models.{kind}": model_case(kind) for kind in BUILDERS} | {DROPOUT.name: DROPOUT}

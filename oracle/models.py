@@ -55,8 +55,9 @@ class Weights:
         return ops.batch_norm_inference(x, gain, bias, mean, var, eps)
 
     def layer_norm(self, name, x):
-        centred = x - x.mean(-1, keepdim=True)
-        return rms_norm(centred) * self[f"{name}.weight"] + self[f"{name}.bias"]
+        y = rms_norm(x - x.mean(-1, keepdim=True)) * self[f"{name}.weight"]
+        bias = self.params.get(f"{name}.bias")
+        return y if bias is None else y + bias
 
     def embedding(self, ids):
         return ops.embedding(ids, self["embedding.weight"])
@@ -77,14 +78,19 @@ def gelu(x):
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
-def causal_attention(qkv, n_head):
+def exact_gelu(x):
+    return 0.5 * x * torch.erfc(-math.sqrt(0.5) * x)
+
+
+def causal_attention(qkv, n_head, scale=None, dropout=lambda weights: weights):
     q, k, v = qkv.unflatten(-1, (3, n_head, -1)).movedim(
         (-3, -2), (0, -3)
     )  # each (B, n_head, T, D)
-    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    scores = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
     scores = scores.masked_fill(torch.ones_like(scores).triu(1) > 0, -math.inf)
     weights = torch.exp(scores - scores.detach().amax(-1, keepdim=True))
-    return (weights / weights.sum(-1, keepdim=True) @ v).transpose(-3, -2).flatten(-2)
+    weights = dropout(weights / weights.sum(-1, keepdim=True))
+    return (weights @ v).transpose(-3, -2).flatten(-2)
 
 
 def cross_entropy(logits, targets):
@@ -151,9 +157,17 @@ def wavenet(w, x, c):
 
 
 def transformer(w, x, c):
-    x = w.positions(x)
+    """Dropout draws from a generator of seed 0, as oracle.model_cases seeds npnet's."""
+    activation = {"makemore": gelu, "nanogpt": exact_gelu}.get(c.style, ops.relu)
+    scale = c.n_embd**-0.5 if c.style == "lecture" else None
+    generator = torch.Generator().manual_seed(0)
+
+    def dropout(x):
+        return ops.dropout(x, c.dropout, generator) if c.dropout else x
+
+    x = dropout(w.positions(x))
     for i in range(c.n_layer):
-        x = _block(w, f"blocks.{i}", x, c, w.layer_norm, gelu)
+        x = _block(w, f"blocks.{i}", x, c, w.layer_norm, activation, scale, dropout)
     x = w.layer_norm("norm", x)
     return ops.linear(x, w["embedding.token.weight"].t()) if c.tie_weights else w.linear("head", x)
 
@@ -176,12 +190,13 @@ def _recurrent(w, x, cell, *states):
     return w.linear("head", h.unflatten(0, (T, B)).transpose(0, 1))
 
 
-def _block(w, name, x, c, norm, activation):
+def _block(w, name, x, c, norm, activation, scale=None, dropout=lambda x: x):
     """Pre-norm attention and MLP, each added to its input."""
     qkv = w.linear(f"{name}.attention.qkv", norm(f"{name}.attention.norm", x))
-    x = x + w.linear(f"{name}.attention.projection", causal_attention(qkv, c.n_head))
+    y = causal_attention(qkv, c.n_head, scale, dropout)
+    x = x + dropout(w.linear(f"{name}.attention.projection", y))
     h = activation(w.linear(f"{name}.mlp.up", norm(f"{name}.mlp.norm", x)))
-    return x + w.linear(f"{name}.mlp.down", h)
+    return x + dropout(w.linear(f"{name}.mlp.down", h))
 
 
 MODELS = {

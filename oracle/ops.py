@@ -108,8 +108,9 @@ def softmax_scale(dy, x):
 
 
 def dropout(x, p, generator):
-    """`generator` is a torch.Generator; F.dropout does not take one."""
-    return x * (torch.rand(x.shape, generator=generator) >= p) / (1 - p)
+    """`generator` is a torch.Generator; F.dropout does not take one, and draws another mask on
+    Intel's processors."""
+    return x * (torch.rand(x.shape, generator=generator, dtype=torch.float64) < 1 - p) / (1 - p)
 
 
 def cross_entropy(logits, targets, ignore_index=-1):
@@ -156,36 +157,45 @@ def batch_norm_inference(x, gain, bias, mean, var, eps=1e-5):
     return (x - mean) / torch.sqrt(var + eps) * gain + bias
 
 
-def layer_norm(x, gain, bias, eps=1e-5):
+def layer_norm(x, gain, bias=None, eps=1e-5):
     return F.layer_norm(x, x.shape[-1:], gain, bias, eps)
 
 
-def layer_norm_scale(dy, x, gain, bias, eps=1e-5):
+def layer_norm_scale(dy, x, gain, bias=None, eps=1e-5):
     C = x.shape[-1]
     rows, dy = x.reshape(-1, C), dy.abs().reshape(-1, C)
     xhat, dx = _centred_scales(dy * gain.abs(), rows, 1, C, eps)
-    return (
-        (gain.abs() * xhat + bias.abs()).reshape(x.shape),
-        dx.reshape(x.shape),
-        (dy * xhat).sum(0),
-        dy.sum(0),
-    )
+    y = gain.abs() * xhat + (0 if bias is None else bias.abs())
+    scales = y.reshape(x.shape), dx.reshape(x.shape), (dy * xhat).sum(0)
+    return scales if bias is None else (*scales, dy.sum(0))
 
 
 def rms_norm(x, gain=None, eps=1e-5):
     return F.rms_norm(x, x.shape[-1:], gain, eps)
 
 
-def causal_attention(qkv, n_head):
-    *lead, T, C3 = qkv.shape
-    q, k, v = qkv.reshape(-1, T, 3, n_head, C3 // (3 * n_head)).permute(
-        2, 0, 3, 1, 4
-    )  # each (B, n_head, T, D)
+def causal_attention(qkv, n_head, scale=None, block=None):
+    """`block` is how npnet goes about it, and no matter here."""
+    q, k, v = _heads(qkv, n_head)
     with sdpa_kernel(
         SDPBackend.MATH
     ):  # the flash kernel's backward takes exp(s - log sum exp s), rough for large s
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    return y.transpose(1, 2).reshape(*lead, T, C3 // 3)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
+    return y.transpose(1, 2).reshape(*qkv.shape[:-1], -1)
+
+
+def causal_attention_dropout(qkv, n_head, p, generator, block=None):
+    q, k, v = _heads(qkv, n_head)
+    s = q @ k.mT / math.sqrt(q.shape[-1])
+    s = s.masked_fill(torch.ones_like(s).triu(1) > 0, -math.inf)
+    y = dropout(torch.softmax(s, -1), p, generator) @ v
+    return y.transpose(1, 2).reshape(*qkv.shape[:-1], -1)
+
+
+def _heads(qkv, n_head):
+    """Queries, keys and values, each (B, n_head, T, D)."""
+    T, C3 = qkv.shape[-2:]
+    return qkv.reshape(-1, T, 3, n_head, C3 // (3 * n_head)).permute(2, 0, 3, 1, 4)
 
 
 def rnn(a, h0, w, sizes):

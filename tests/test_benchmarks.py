@@ -8,7 +8,7 @@ import pytest
 from benchmarks import bounds, generate, imports, runs, scale
 from benchmarks.__main__ import main
 from benchmarks.measure import Peer, agree, summary, table
-from benchmarks.rows import ROWS, Task
+from benchmarks.rows import ROWS, TEXT_ROWS, Task, TextTask
 from benchmarks.step import makers
 from npnet.data import read_words
 
@@ -33,6 +33,16 @@ def test_every_peer_finds_the_losses_of_npnet(name):
     agree(task, made)
     for peer in made.values():
         peer.train(peer.chunk)
+
+
+@pytest.mark.parametrize("name", TEXT_ROWS)
+def test_the_originals_of_runs_on_text_find_the_losses_of_npnet(name):
+    task = TextTask(name)
+    made = {peer: make() for peer, make in makers(task).items()}
+    assert made.keys() == {"npnet", "torch original", "products"}
+    agree(task, made)
+    for peer in made.values():
+        peer.train(1)
 
 
 def test_a_peer_that_does_other_work_is_named():

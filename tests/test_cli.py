@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from command_line import WORDS, bad, good
 
+from npnet import results
+from npnet.cli import main
+
 # ---- train and sample
 
 
@@ -49,6 +52,22 @@ def test_sampling_marks_what_is_new(names, trained):
         assert mark.strip() in (("in train", "in test") if word in known else ("new",))
     assert good("sample", trained, "-n", 30).stdout.splitlines() == lines
     assert good("sample", trained, "-n", 30, "--seed", 1).stdout.splitlines() != lines
+
+
+def test_long_words_are_drawn_fewer_at_once(trained, monkeypatch, capsys):
+    drawn, generate = [], results.generate
+
+    def watched(model, vocabulary, generator, n, **options):
+        drawn.append(n)
+        return generate(model, vocabulary, generator, n, **options)
+
+    monkeypatch.setattr(results, "generate", watched)
+    for state, counts in ((1 << 26, [7]), (3 * 10 * 4 * 3, [3, 3, 1]), (1, [1] * 7)):
+        monkeypatch.setattr(results, "LARGEST_STATE", state)  # positions, channels, layers, words
+        drawn.clear()
+        assert main(["sample", str(trained), "-n", "7", "-q"]) == 0
+        assert drawn == counts
+        assert capsys.readouterr().out.count("\n") == 7
 
 
 def test_sampling_with_a_prompt(trained):
@@ -163,6 +182,10 @@ def test_bad_words(tmp_path):
         (["train", "--max-steps", "many"], "many"),
         (["train", "-b", "0"], "at least 1"),
         (["train", "-b", "2.5"], "2.5"),
+        (
+            ["train", "--seed", "9" * 20],
+            "at least -9223372036854775808 and below 9223372036854775808",
+        ),
         (["train", "-b", "1", "--max-steps", "3"], "at least 2"),
         (["train", "-l", "-1"], "at least 0"),
         (["train", "-l", "nan"], "at least 0"),

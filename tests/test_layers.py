@@ -265,19 +265,21 @@ def test_training_leaves_statistics_that_are_to_be_calibrated():
 
 
 def test_dropout_does_nothing_but_in_training():
-    x = normal(2, 4, C)
+    x = normal(7, C)
     layer = Dropout(0.5, TorchGenerator(3))
-    np.testing.assert_array_equal(layer.forward(x)[0], x)
-    np.testing.assert_array_equal(
-        layer.forward(x, training=True)[0], ops.dropout(x, 0.5, TorchGenerator(3))[0]
-    )
+    np.testing.assert_array_equal(layer.forward(x, packing=PACKING)[0], x)
+    drawn = ops.dropout(PACKING.spread(x), 0.5, TorchGenerator(3))[0]
+    np.testing.assert_array_equal(layer.forward(x, True, PACKING)[0], PACKING.pack(drawn))
 
 
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.9, 0.99])
 def test_evaluation_drops_nothing_and_draws_nothing(p):
     generator = TorchGenerator(0)
-    x = np.arange(1.0, 13).reshape(3, 4)
-    assert (Dropout(p, generator).forward(x)[0] == x).all()
+    x = normal(7, 3 * C)
+    assert (Dropout(p, generator).forward(x, packing=PACKING)[0] == x).all()
+    y = CausalAttention(2).forward(x, packing=PACKING)[0]
+    attention = CausalAttention(2, dropout=p, generator=generator)
+    assert (attention.forward(x, packing=PACKING)[0] == y).all()
     assert (generator.state() == TorchGenerator(0).state()).all()
 
 

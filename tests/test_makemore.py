@@ -206,5 +206,7 @@ def test_what_does_not_fit_is_an_error():
         from_makemore(state, "lstm")
     with pytest.raises(ValueError, match="makemore has no wavenet"):
         to_makemore(build("wavenet", Config(7, 4), TorchGenerator(0)))
+    with pytest.raises(ValueError, match="no Transformer in the style of lecture"):
+        to_makemore(build("transformer", Config(7, 4, style="lecture"), TorchGenerator(0)))
     with pytest.raises(ValueError, match="is missing"):
         from_makemore({}, "rnn")

@@ -15,11 +15,11 @@ import oracle.optim
 from npnet import ops, optim
 from npnet.data import Vocabulary
 from npnet.layers import Embedding, Sequential
-from npnet.models import BUILDERS, Config, build, builder, parameter_count
+from npnet.models import BUILDERS, STYLES, Config, build, builder, parameter_count
 from npnet.random import TorchGenerator
 from npnet.runs import PythonRandom
 from npnet.sample import generate
-from oracle.model_cases import MODEL_CASES, backward
+from oracle.model_cases import DROPOUT, MODEL_CASES, backward
 from oracle.proof.compare import Mismatch
 from oracle.prove import prove
 
@@ -70,7 +70,7 @@ def tensors(arrays):
 
 def test_every_model_has_an_oracle_and_a_case():
     assert oracle.models.MODELS.keys() == BUILDERS.keys()
-    assert {f"models.{kind}" for kind in BUILDERS} == MODEL_CASES.keys()
+    assert {f"models.{kind}" for kind in BUILDERS} | {DROPOUT.name} == MODEL_CASES.keys()
 
 
 @pytest.mark.parametrize("name", MODEL_CASES)
@@ -281,6 +281,18 @@ def test_parameters_and_gradients_are_views_of_two_vectors(kind):
         ("mlp", {"vocab_size": 27, "block_size": 3, "n_embd": 10, "n_embd2": 200}, 12097),
         ("wavenet", {"vocab_size": 27, "block_size": 8, "n_embd": 24, "n_embd2": 128}, 76579),
         ("transformer", {"vocab_size": 27, "block_size": 16}, 204544),
+        ("transformer", {"vocab_size": 65, "block_size": 32, "style": "lecture"}, 209729),
+        (
+            "transformer",  # of which nanoGPT counts 0.80 million, without the positions
+            {
+                "vocab_size": 65,
+                "block_size": 64,
+                "n_embd": 128,
+                "style": "nanogpt",
+                "tie_weights": True,
+            },
+            804096,
+        ),
         ("microgpt", {"vocab_size": 27, "block_size": 16, "n_layer": 1, "n_embd": 16}, 4192),
     ],
 )
@@ -289,7 +301,8 @@ def test_the_number_of_parameters_is_the_published_one(kind, sizes, count):
 
 
 def sized(kind, vocab_size, block_size, **sizes):
-    return Config(vocab_size, block_size, **{name: sizes[name] for name in BUILDERS[kind].reads})
+    read = {name: sizes[name] for name in BUILDERS[kind].reads if name in sizes}
+    return Config(vocab_size, block_size, **read)
 
 
 @given(
@@ -298,11 +311,16 @@ def sized(kind, vocab_size, block_size, **sizes):
     n_head=st.integers(1, 3),
     stages=st.integers(1, 3),
     tied=st.booleans(),
+    style=st.sampled_from(list(STYLES)),
 )
-def test_the_number_of_parameters_is_known_before_they_are_drawn(kind, sizes, n_head, stages, tied):
+def test_the_number_of_parameters_is_known_before_they_are_drawn(
+    kind, sizes, n_head, stages, tied, style
+):
     V, T, n_layer, C, H = sizes
     rest = {"n_layer": n_layer, "n_embd": C * n_head, "n_embd2": H, "n_head": n_head}
-    config = sized(kind, V, 2**stages if kind == "wavenet" else T, **rest, tie_weights=tied)
+    config = sized(
+        kind, V, 2**stages if kind == "wavenet" else T, **rest, tie_weights=tied, style=style
+    )
     assert parameter_count(kind, config) == build(kind, config, TorchGenerator(0)).data.size
 
 
@@ -325,6 +343,16 @@ def test_names_are_those_that_a_torch_user_expects():
         "head.weight",
     } < names.keys()
     assert names["blocks.0.mlp.up.weight"].shape == (6, 24)
+
+
+def test_matrices_are_all_but_gains_and_biases():
+    model = make("transformer")
+    model.data[...] = 0
+    for part in model.matrices():
+        model.data[part] = 1
+    for name, array in model.parameters().items():
+        assert (array == (array.ndim > 1)).all(), name
+    assert make("mlp_makemore").matrices()[0].start == 0
 
 
 def test_the_gradient_of_tied_weights_is_the_sum_of_both_uses():
@@ -390,6 +418,10 @@ def test_first_values_stay_what_they_are(kind):
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
+        ({"style": "gpt-4"}, "style must be one of makemore, lecture, lecture-file, nanogpt, got"),
+        ({"dropout": 1.0}, "dropout must be a number from 0 up to but not including 1, got 1.0"),
+        ({"dropout": -0.1}, "dropout"),
+        ({"dropout": float("nan")}, "dropout"),
         ({"vocab_size": 0}, "vocab_size"),
         ({"block_size": 2.5}, "block_size"),
         ({"n_layer": -1}, "n_layer"),
@@ -432,7 +464,8 @@ def test_a_builder_reads_the_sizes_that_it_declares_and_no_other(kind):
     declared = set(BUILDERS[kind].reads)
     assert read - {"vocab_size", "block_size", "dtype"} == declared
     for name in set(default) - declared - {"vocab_size", "block_size", "dtype"}:
-        other = True if name == "tie_weights" else default[name] + 4
+        others = {"tie_weights": True, "style": "nanogpt", "dropout": 0.5}
+        other = others.get(name) or default[name] + 4
         with pytest.raises(ValueError, match=f"{name} has no meaning in {kind}, which reads"):
             build(kind, Config(6, 4, **{name: other}), TorchGenerator(0))
         build(kind, Config(6, 4, **{name: default[name]}), TorchGenerator(0))

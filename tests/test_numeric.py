@@ -316,6 +316,28 @@ def test_steps_do_not_fall_into_step_with_a_staircase(f, gradient, x):
     assert_holds(of(differences, f, x=x), "x", gradient(x), 0.1)
 
 
+def test_a_stair_at_zero_is_no_slope_of_zero():
+    """x - x' in float32 is 0 and stands still for a step that float32 does not see."""
+    found = of(differences, lambda x: (x[:1] - x[1:]).astype(np.float32) * x[0], x=[50.0, 50.0])
+    assert_holds(found, "x", [50, -50], 1e-4)
+
+    def f(x):
+        short = x.astype(np.float32)
+        return np.stack([3.0 * short[0] - 3.0 * short[1], short[0] + 0.5])
+
+    found = of(differences, f, [np.ones(2)], x=[50.0, 50.0])
+    assert_holds(found, "x", [4, -3], 1e-4)
+    assert found.kinks == 0
+
+
+def test_a_slope_among_the_stairs_is_not_taken_for_zero():
+    """Ten stairs of float32 in the first step, none in the second."""
+    slight = lambda x: np.float32(-0.0093) + np.float32(7e-5) * x.astype(np.float32)
+    found = of(differences, slight, x=0.0124)
+    assert found.low["x"] <= 7e-5 <= found.high["x"] and found.high["x"] < 1e-2
+    assert found.kinks == 0
+
+
 def test_random_functions_keep_their_bounds():
     """The error of central differences beside their bound, where the complex step is exact."""
     rng, worst = np.random.default_rng(0), 0.0

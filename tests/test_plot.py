@@ -9,7 +9,7 @@ import pytest
 from command_line import bad, good, npnet
 from configs import config_for
 
-from npnet import plot
+from npnet import plot, progress
 from npnet.cli import main
 from npnet.data import LARGEST_FILE, NAMES, Vocabulary, build_dataset, build_sequences, read_words
 from npnet.folder import COLUMNS
@@ -22,9 +22,10 @@ VOCABULARY = Vocabulary(WORDS)
 LONGEST = max(map(len, WORDS)) + 1
 
 
-def make(kind):
+def make(kind, **others):
     block_size = 4 if BUILDERS[kind].windowed else LONGEST
-    config = config_for(kind, len(VOCABULARY), block_size, n_layer=2, n_embd=6, n_embd2=5, n_head=2)
+    sizes = {"n_layer": 2, "n_embd": 6, "n_embd2": 5, "n_head": 2} | others
+    config = config_for(kind, len(VOCABULARY), block_size, **sizes)
     return build(kind, config, TorchGenerator(0))
 
 
@@ -54,6 +55,9 @@ def test_every_picture_of_every_model_has_labelled_axes(kind, tmp_path):
         assert figure.axes[0].get_title() and figure.axes[0].get_ylabel()
         if kind in ("bigram", "transformer"):  # the commands below save those of the mlp
             figure.savefig(tmp_path / f"{name}.png")
+            shown, whole = figure.get_tightbbox(), figure.bbox_inches
+            assert shown.x0 >= 0 and shown.y0 >= 0, name  # nothing is cut off
+            assert shown.x1 <= whole.x1 and shown.y1 <= whole.y1, name
     labels = [text.get_text() for text in drawn["embedding"].axes[0].texts]
     assert labels == list(VOCABULARY.itos.values())
 
@@ -72,6 +76,11 @@ def test_the_losses_are_drawn_where_they_are(tmp_path):
         assert len({line.get_color().tobytes() for line in axes.lines[: 2 * n]}) == n
     (axes,) = plot.comparison({"a": read, "b": read}).axes
     assert [text.get_text() for text in axes.get_legend().get_texts()][:2] == ["a", "b"]
+
+
+def test_steps_are_whole_numbers(tmp_path):
+    (axes,) = plot.loss_curves(plot.read_history(history(tmp_path, ["0,,2.5,,,,0.1"]))).axes
+    assert all(tick == int(tick) for tick in axes.get_xticks())
 
 
 def test_a_running_mean_follows_without_the_bias_of_its_start():
@@ -150,8 +159,10 @@ def test_recording_changes_nothing_and_hears_everything(kind):
         assert gradient is None or gradient.shape == out.shape
 
 
-def test_attention_is_what_the_layer_computes():
-    model = make("transformer")
+@pytest.mark.parametrize("style", ["makemore", "lecture"])
+def test_attention_is_what_the_layer_computes(style):
+    model = make("transformer", style=style)
+    model.data *= 3
     ids = VOCABULARY.encode(".emma")
     caches, forward = [], CausalAttention.forward
 
@@ -200,13 +211,35 @@ def test_plot_leaves_pictures_beside_the_run(run, capsys, tmp_path):
     assert main(["plot", "-q", str(run), "-o", str(NAMES)]) == 2
     assert capsys.readouterr().err == f"npnet: {NAMES}/embedding.png: Not a directory\n"
     assert main(["plot", str(run), "--word", "emma"]) == 2
-    assert "a mlp has no attention to draw" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert "a mlp has no attention to draw" in printed.err and printed.out == ""
 
 
 def test_what_matplotlib_says_about_its_fonts_is_no_second_line(run, tmp_path):
     (tmp_path / "file").touch()  # no folder, so matplotlib keeps its cache elsewhere, and says so
     done = npnet("plot", "-q", run, "-o", tmp_path, MPLCONFIGDIR=str(tmp_path / "file"))
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stages"),
+    [
+        (["sample", "{run}", "-n", "3"], ["reading {run}", "drawing words 3/3"]),
+        (["evaluate", "{run}"], ["reading {run}", "evaluating train", "evaluating test"]),
+        (["compare", "{run}", "-o", "{out}/x.svg"], ["reading {run}", "evaluating train"]),
+        (["plot", "{run}", "-o", "{out}"], ["reading {run}", "drawing pictures 4/4"]),
+        (["export", "{run}", "{out}/x.safetensors"], ["reading {run}"]),
+        (["diagnose", "--max-steps", "2"], ["reading names.txt", "step 1/1"]),
+    ],
+)
+def test_every_command_says_what_it_is_at(arguments, stages, run, tmp_path, capsys, monkeypatch):
+    """As it does after two seconds."""
+    monkeypatch.setattr(progress, "PATIENCE", 1e-9)
+    places = {"run": run, "out": tmp_path}
+    assert main([a.format(**places) for a in arguments]) == 0
+    said = capsys.readouterr().err
+    for stage in stages:
+        assert f"\n{stage.format(**places)}" in f"\n{said}"
 
 
 def test_evaluate_prints_what_training_printed(run, capsys, tmp_path):

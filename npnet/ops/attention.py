@@ -4,22 +4,39 @@ import math
 
 import numpy as np
 
+from npnet.ops.activation import kept
 from npnet.ops.checks import floating, upstream
 from npnet.ops.constants import ones, triangle
+from npnet.random import Generator
 
 # exp of a score this size, and the sum of many, is far from overflow and underflow in float32; the
 # row maximum, the most expensive part of a softmax over short rows, is then not needed.
 _SAFE_SCORE = 60
 
 
-def causal_attention(qkv: np.ndarray, n_head: int) -> tuple[np.ndarray, tuple]:
+def causal_attention(
+    qkv: np.ndarray,
+    n_head: int,
+    scale: float | None = None,
+    dropout: float = 0.0,
+    generator: Generator | None = None,
+    block: int = 64,
+) -> tuple[np.ndarray, tuple]:
     """Each position averages the values of itself and of the positions before it.
 
     qkv (..., T, 3C) -> y (..., T, C): queries, keys and values stand side by side, each cut into
     n_head heads of D = C / n_head channels. In each head, with the entries of s above the diagonal
     left out (Vaswani et al., 2017):
-        s = q @ k^T / sqrt(D)  (T, T),   p = softmax(s),   y = p @ v,
-    and the heads' y stand side by side again. C must be a multiple of n_head >= 1, else ValueError.
+        s = scale q @ k^T  (T, T),   p = softmax(s),   y = p @ v,
+    and the heads' y stand side by side again. The default scale is 1 / sqrt(D). C must be a
+    multiple of n_head >= 1, else ValueError.
+
+    With `dropout` the weights p are dropped out before they meet v, the mask drawn from `generator`
+    as `ops.dropout` draws it, for all of (..., n_head, T, T) as torch has it.
+
+    A row of s has the keys up to its own position alone. So `block` queries at a time meet the keys
+    up to the last of them: of a long sequence nearly half of the T x T is never computed or kept,
+    and what is fits into the processor's cache. A short sequence is a single block.
     """
     floating("causal_attention", qkv, axes=2)
     *lead, T, C3 = qkv.shape
@@ -29,51 +46,83 @@ def causal_attention(qkv: np.ndarray, n_head: int) -> tuple[np.ndarray, tuple]:
             f"got {C3} and n_head = {n_head}"
         )
     C = C3 // 3
-    q, k, v = _heads(qkv.reshape(math.prod(lead), T, C3), n_head)
-    with np.errstate(over="ignore", invalid="ignore"):
-        p = q @ k.swapaxes(-1, -2)
-    p *= 1 / math.sqrt(C // n_head)
-    mask = triangle(T, qkv.dtype)
-    if p.size and max(p.max(), -p.min()) <= _SAFE_SCORE:
-        np.exp(p, out=p)
-        p *= mask
-    else:
-        p = _large_scores(p, q, k, mask != 0)
-    p /= (p @ ones(T, qkv.dtype))[..., None]
-    y = np.empty((len(q), T, C), qkv.dtype)
-    np.matmul(p, v, out=_heads(y, n_head, parts=1)[0])
-    return y.reshape(*lead, T, C), (q, k, v, p, qkv.shape)
+    scale = 1 / math.sqrt(C // n_head) if scale is None else scale
+    x = qkv.reshape(math.prod(lead), T, C3)
+    q, k, v = _heads(x, n_head)
+    left = None
+    if dropout:
+        left = kept("causal_attention", (len(q), n_head, T, T), dropout, generator)
+    result = np.empty_like(x, shape=(len(x), T, C))  # in the order of x, time first if x is
+    (y,) = _heads(result, n_head, parts=1)
+    weights = []
+    for start in range(0, T, block):
+        now, seen = slice(start, min(start + block, T)), slice(0, min(start + block, T))
+        p = _softmax(q[:, :, now], k[:, :, seen], scale, start)
+        mask = None if left is None else left[:, :, now, seen] / p.dtype.type(1 - dropout)
+        np.matmul(p if mask is None else p * mask, v[:, :, seen], out=y[:, :, now])
+        weights.append((now, seen, p, mask))
+    return result.reshape(*lead, T, C), (q, k, v, weights, scale, qkv.shape)
 
 
 def causal_attention_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
     """dy (..., T, C) -> dqkv (..., T, 3C).
 
-    Read the forward upwards, head by head:
-        y = p @ v           dv = p^T @ dy,  dp = dy @ v^T
+    Read the forward upwards, head by head, m being the mask over 1 - dropout, or 1:
+        y = (p m) @ v       dv = (p m)^T @ dy,  dp = (dy @ v^T) m
         p = softmax(s)      ds = p (dp - sum(dp p)), softmax's backward; above the diagonal p is 0,
                             and so is ds
-        s = q @ k^T a       dq = a ds @ k,  dk = a ds^T @ q,  with a = 1 / sqrt(D)
-    The three are written straight into their places in dqkv.
+        s = scale q @ k^T   dq = scale ds @ k,  dk = scale ds^T @ q
+    The three are written straight into their places in dqkv. A block of queries has its dq alone,
+    but shares keys and values with the blocks below, so their gradients add up: the last block,
+    which sees all of them, writes, and those before it add.
     """
-    q, k, v, p, shape = cache
+    q, k, v, weights, scale, shape = cache
     B, n_head, T, D = q.shape
     dy = upstream("causal_attention", dy, (*shape[:-1], n_head * D), q.dtype)
-    (dy,) = _heads(dy.reshape(B, T, n_head * D), n_head, parts=1)
-    dqkv = np.empty((len(q), *shape[-2:]), dy.dtype)
+    dy = dy.reshape(B, T, n_head * D)
+    dqkv = np.empty_like(dy, shape=(B, *shape[-2:]))
+    (dy,) = _heads(dy, n_head, parts=1)
     dq, dk, dv = _heads(dqkv, n_head)
-    np.matmul(p.swapaxes(-1, -2), dy, out=dv)
-    ds = dy @ v.swapaxes(-1, -2)  # dp
-    ds -= np.vecdot(ds, p)[..., None]
-    ds *= p
-    ds *= 1 / math.sqrt(D)  # a ds
-    np.matmul(ds, k, out=dq)
-    np.matmul(ds.swapaxes(-1, -2), q, out=dk)
+    for now, seen, p, mask in reversed(weights):
+        dy_now = dy[:, :, now]
+        pm = p if mask is None else p * mask
+        ds = dy_now @ v[:, :, seen].swapaxes(-1, -2)
+        if mask is not None:
+            ds *= mask  # dp
+        ds -= np.vecdot(ds, p)[..., None]
+        ds *= p
+        ds *= scale
+        np.matmul(ds, k[:, :, seen], out=dq[:, :, now])
+        if seen.stop == T:
+            np.matmul(ds.swapaxes(-1, -2), q[:, :, now], out=dk)
+            np.matmul(pm.swapaxes(-1, -2), dy_now, out=dv)
+        else:
+            dk[:, :, seen] += ds.swapaxes(-1, -2) @ q[:, :, now]
+            dv[:, :, seen] += pm.swapaxes(-1, -2) @ dy_now
     return dqkv.reshape(shape)
 
 
-def _large_scores(scores: np.ndarray, q: np.ndarray, k: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """exp(score - a shift of each row) where `seen`, else 0. Row by row: a later position must not
-    change how an earlier one is rounded."""
+def _softmax(q: np.ndarray, k: np.ndarray, scale: float, start: int) -> np.ndarray:
+    """The weights of the queries from position `start` on over the keys up to the last of them."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        p = q @ k.swapaxes(-1, -2)
+        p *= scale
+    if p.size and max(p.max(), -p.min()) <= _SAFE_SCORE:
+        np.exp(p, out=p)
+        p[..., start:] *= triangle(q.shape[-2], p.dtype)
+    else:
+        p = _large_scores(p, q, k, scale, start)
+    p /= (p @ ones(k.shape[-2], p.dtype))[..., None]
+    return p
+
+
+def _large_scores(
+    scores: np.ndarray, q: np.ndarray, k: np.ndarray, scale: float, start: int
+) -> np.ndarray:
+    """exp(score - a shift of each row) where it is seen, else 0. Row by row: a later position must
+    not change how an earlier one is rounded."""
+    n, m = scores.shape[-2:]
+    seen = np.tri(n, m, start, dtype=bool)
     with np.errstate(over="ignore", invalid="ignore"):
         s = np.where(seen, scores, -np.inf)
         shift = s.max(axis=-1, keepdims=True, initial=-np.inf)
@@ -84,7 +133,7 @@ def _large_scores(scores: np.ndarray, q: np.ndarray, k: np.ndarray, seen: np.nda
         p = np.exp(s, out=s)
         if overflowed.any():  # a product of two numbers was too large for the dtype
             s = q.astype(np.float64) @ k.swapaxes(-1, -2).astype(np.float64)
-            s = np.where(seen, s / math.sqrt(q.shape[-1]), -np.inf)
+            s = np.where(seen, s * scale, -np.inf)
             p[overflowed] = np.exp(s - s.max(axis=-1, keepdims=True))[overflowed]
     return p
 

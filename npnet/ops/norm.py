@@ -142,14 +142,17 @@ def batch_norm_inference_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndar
 
 
 def layer_norm(
-    x: np.ndarray, gain: np.ndarray, bias: np.ndarray, eps: float = 1e-5
+    x: np.ndarray, gain: np.ndarray, bias: np.ndarray | None = None, eps: float = 1e-5
 ) -> tuple[np.ndarray, tuple]:
     """y = gain (x - mean) / sqrt(var + eps) + bias, mean and biased var over each row's channels
     (Ba et al., 2016).
 
-    x (..., C), gain (C,), bias (C,) -> y (..., C).
+    x (..., C), gain (C,), bias (C,) or None -> y (..., C).
     """
-    x, gain, bias = _with_parameters("layer_norm", x, gain, bias)
+    if bias is None:
+        x, gain, _ = _with_parameters("layer_norm", x, gain, gain)
+    else:
+        x, gain, bias = _with_parameters("layer_norm", x, gain, bias)
     *lead, C = x.shape
     rows = x.reshape(math.prod(lead), C)
     mean = rows @ ones(C, x.dtype)
@@ -158,24 +161,25 @@ def layer_norm(
     inv = _inverse_rms(xhat, eps)
     xhat *= inv
     y = xhat * gain
-    y += bias
-    return y.reshape(x.shape), (xhat, gain, inv, x.shape)
+    if bias is not None:
+        y += bias
+    return y.reshape(x.shape), (xhat, gain, inv, bias is not None, x.shape)
 
 
 def layer_norm_backward(
     dy: np.ndarray, cache: tuple, out: Sequence[np.ndarray | None] = (None, None)
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """dy (..., C) -> dx (..., C), dgain (C,), dbias (C,). `out` places (dgain, dbias).
+) -> tuple[np.ndarray, ...]:
+    """dy (..., C) -> dx (..., C), dgain (C,) and, with a bias, dbias (C,). `out` places (dgain,
+    dbias), or (dgain,) without a bias.
 
     dgain = sum dy xhat and dbias = sum dy over the rows, which share them. Within a row g = dy gain
     is the gradient of xhat, and dx = inv (g - mean(g) - xhat mean(g xhat)): batch norm's derivation
     with the channels of one row in the place of the batch.
     """
-    xhat, gain, inv, shape = cache
+    xhat, gain, inv, with_bias, shape = cache
     dy = upstream("layer_norm", dy, shape, xhat.dtype).reshape(xhat.shape)
     C = dy.shape[1]
     dgain = sum_rows(dy * xhat, out[0])
-    dbias = sum_rows(dy, out[1])
     g = dy * gain
     mean = g @ ones(C, dy.dtype)
     mean /= C
@@ -184,7 +188,8 @@ def layer_norm_backward(
     g -= mean[:, None]  # through the mean
     g -= xhat * projection[:, None]  # through the variance
     g *= inv
-    return g.reshape(shape), dgain, dbias
+    dx = g.reshape(shape)
+    return (dx, dgain, sum_rows(dy, out[1])) if with_bias else (dx, dgain)
 
 
 def rms_norm(

@@ -180,6 +180,7 @@ def one_sided(
     best = np.full((5, x.size, y.size), np.inf)
     best[:2] = np.nan
     before, noisy = np.full(best[0].shape, np.inf), np.zeros(best[0].shape, bool)
+    went, size_of_y = np.zeros(best[0].shape), 0.0
 
     def sums(which: np.ndarray) -> tuple[np.ndarray, ...]:
         right, left, error, unit, _ = np.where(dy == 0, 0, weight * best[:, which])
@@ -196,8 +197,15 @@ def one_sided(
             ]
         )
         still = values == y
+        size_of_y = max(size_of_y, np.abs(values).max(initial=0, where=np.isfinite(values)))
         left, right, error, rest = interval(np.where(still, 0, values - y), h)
         noisy[open_] |= (rest > before[open_] / 4) & (rest < 1e-6 * np.abs(y))
+        # What stands still now, and before had a slope or moved by no more than float32 rounds, is
+        # on a stair.
+        low, high = np.sort(best[:2, open_], 0) + best[2:4, open_].sum(0) * [[[-1]], [[1]]]
+        little = (went[open_] > 0) & (went[open_] < 1e-5 * size_of_y)
+        noisy[open_] |= still.all(1) & (little | (low > 0) | (high < 0))
+        went[open_] = np.fmax.reduce(np.abs(values - y), 1)
         before[open_] = rest
         unit = UNIT * (np.fmax.reduce(np.abs(values), 1) + np.abs(x[open_, None] * right))
         unit = np.where(still.all(1) & (h == largest_step), 0, BOTH.total * unit / h)
@@ -209,7 +217,7 @@ def one_sided(
         sharp &= ~kinked | (h <= own[open_])
         h /= 32
         open_ = open_[~sharp & (h > smallest[open_])]
-    relative = (before / np.abs(y))[noisy]
+    relative = (before / np.abs(y))[noisy & (before > 0) & (y != 0)]
     unit = float(np.median(relative)) if relative.size else 0.0
     if fits_float32(y) and not fits_float32(x):
         unit = max(unit, 2.0**-24)
