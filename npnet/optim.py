@@ -51,6 +51,9 @@ class AdamW:
         m = beta1 m + (1 - beta1) g,   v = beta2 v + (1 - beta2) g^2
         p -= lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps),   t = 1, 2, ...
 
+    Multiplied above and below by root = sqrt(1 - beta2^t), the last line needs one pass less:
+        p -= (lr root / (1 - beta1^t)) m / (sqrt(v) + eps root).
+
     `decayed` are the parts of data that the first line is for, all of it unless told otherwise:
     Model.matrices() leaves out biases and gains, as GPT-2's users do.
     """
@@ -74,6 +77,7 @@ class AdamW:
         beta1, beta2 = self.betas
         self.count += 1
         t = int(self.count)
+        root = math.sqrt(1 - beta2**t)
         if self.weight_decay:
             for part in self.decayed:
                 part *= 1 - lr * self.weight_decay
@@ -85,10 +89,9 @@ class AdamW:
         self.square *= beta2
         self.square += scratch
         np.sqrt(self.square, out=scratch)
-        scratch *= 1 / math.sqrt(1 - beta2**t)
-        scratch += self.eps
+        scratch += self.eps * root
         np.divide(self.mean, scratch, out=scratch)
-        scratch *= lr / (1 - beta1**t)
+        scratch *= lr * root / (1 - beta1**t)
         self.data -= scratch
 
     def state(self) -> dict[str, np.ndarray]:
