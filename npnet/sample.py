@@ -12,6 +12,7 @@ from npnet.layers import keep
 from npnet.models import Model
 from npnet.random import Generator
 from npnet.text import TextVocabulary
+from npnet.train import keep_freed_memory
 
 Chooser = Callable[[np.ndarray], np.ndarray]
 Watch = Callable[[int], object]
@@ -122,25 +123,27 @@ def draw(
         raise ValueError(
             f"the prompt {prompt!r} is longer than {max_length}, the most characters of a word"
         )
+    keep_freed_memory()
     state = model.start(n, max_length + 1)
     ids = np.zeros(n, np.int64)
     drawn = np.empty((n, max_length), np.int64)
-    # Which words the model still reads. A finished one is left out, but draws go on for every word,
-    # so that they are what they would be without this.
-    alive = np.arange(n)
+    # The model reads on in the words of `read`, from which finished ones are dropped once they are a
+    # quarter. Draws go on for every word, so that they are what they would be without this.
+    alive, read = np.ones(n, bool), np.arange(n)
     length = 0
-    while length < max_length and (draw_all or alive.size):
+    while length < max_length and (draw_all or alive.any()):
         logits = np.zeros((n, len(vocabulary)), model.data.dtype)
-        if alive.size:
-            logits[alive] = model.step(ids[alive], state)
+        if read.size:
+            logits[read] = model.step(ids[read], state)
         ids = np.full(n, prompt_ids[length]) if length < len(prompt_ids) else choose(logits)
         drawn[:, length] = ids
-        goes_on = np.flatnonzero(ids[alive])
-        if len(goes_on) < len(alive):
-            alive, state = alive[goes_on], keep(state, goes_on)
+        alive &= ids != 0
+        goes_on = np.flatnonzero(alive[read])
+        if len(goes_on) <= 0.75 * len(read):
+            read, state = read[goes_on], keep(state, goes_on)
         length += 1
         if watch:
-            watch(n - alive.size)
+            watch(n - int(np.count_nonzero(alive)))
     return [vocabulary.decode(row[:length]).partition(".")[0] for row in drawn]
 
 

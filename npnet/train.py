@@ -9,7 +9,7 @@ to stop:
 import ctypes
 import math
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,7 @@ def loop(
     Yields (step, loss) after each update; the loss is the one before it. A loss that is not finite
     is Diverged, before the update.
     """
-    _keep_freed_memory()
+    keep_freed_memory()
     for step in range(start, steps):
         rate = schedule(step)
         loss = _loss_and_grad(model, batches, accumulate)
@@ -199,7 +199,8 @@ def rows_at_once(x: Examples, chunk: int = 4096) -> int:
     return max(1, min(chunk, (1 << 22) // x.shape[1] ** 2))
 
 
-def _keep_freed_memory() -> None:
+@cache
+def keep_freed_memory() -> None:
     """Ask glibc to keep freed memory: by default it returns a large array's pages at once and
     faults them in again each step.
 
