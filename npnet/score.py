@@ -140,7 +140,7 @@ def score_text(
     skipped = model.config.block_size if model.windowed else 1
     if len(ids) <= skipped:
         raise DataError(f"the text has {len(ids)} characters; at least {skipped + 1} are needed")
-    line, line_nats = [], math.nan  # the first line has a beginning that nothing predicts
+    line, n, line_nats = [], 0, math.nan  # the first line has a beginning that nothing predicts
     for start, losses in _text_losses(model, ids):
         found.nats += float(losses.sum())
         found.characters += len(losses)
@@ -148,13 +148,14 @@ def score_text(
             for number, nats in zip(
                 ids[start : start + len(losses)].tolist(), losses.tolist(), strict=True
             ):
-                line_nats += nats
-                line.append(number)
-                if number == line_end:
-                    if len(line) > 1 and line_nats == line_nats:
-                        text = vocabulary.decode(line[:-1][:LONGEST_LINE])
-                        found.add_line(text, line_nats, len(line))
-                    line, line_nats = [], 0.0
+                n, line_nats = n + 1, line_nats + nats
+                if number != line_end:
+                    if n <= LONGEST_LINE:
+                        line.append(number)
+                    continue
+                if line and not math.isnan(line_nats):
+                    found.add_line(vocabulary.decode(line), line_nats, n)
+                line, n, line_nats = [], 0, 0.0
         if watch:
             watch(start, len(ids))
     return found

@@ -295,6 +295,27 @@ def test_what_refuses_read_only_arrays_is_judged_with_writable_ones():
     assert "writes into the upstream gradient" in str(proof)
 
 
+def test_a_refusal_of_read_only_arrays_is_met_once():
+    refused = []
+
+    def refusing(dy, x):
+        if not dy.flags.writeable:
+            refused.append(1)
+            raise TypeError("no matching signature")
+        return 2 * dy * x
+
+    oracle.check_backward(np.square, refusing, signature="(n)->(n)", max_examples=20)
+    assert len(refused) == 1
+
+    def crashes_once(dy, x):
+        if x.size == 1:
+            raise IndexError("too short")
+        return dy
+
+    report = oracle.judge(lambda x: 1.0 * x, crashes_once, None, "(n)->(n)", max_examples=20)
+    assert {v.kind for v in report.verdicts if not v.ok} == {"crash", "aliasing"}
+
+
 def test_a_write_into_the_cache_is_found():
     def backward(dy, cache):
         cache[0][...] *= dy

@@ -472,3 +472,70 @@ def test_gradients_that_are_nowhere():
         judge(oracle.layer(Silent, "i", "o", params=["W", "b"]))
     with pytest.raises(Misuse, match="returns 2 gradients"):
         judge(oracle.layer(Few, "i", "o", params=["W", "b"]))
+
+
+def test_a_loss_whose_backward_takes_no_upstream_gradient_is_asked_for_that():
+    class Loss:
+        def forward(self, y, t):
+            return ((y - t) ** 2).mean()
+
+        def backward(self, y, t):
+            return 2 * (y - t) / y.size
+
+    def check(**details):
+        loss = oracle.layer(Loss, **details)
+        return oracle.check_backward(loss, signature="(n,k),(n,k)->()", wrt=["y"], max_examples=20)
+
+    with pytest.raises(ValueError, match=r"takes y, t, but .* upstream=False if it"):
+        check()
+    assert check(upstream=False).ok
+
+
+class Affine:
+    def __init__(self, i, o):
+        self.W, self.b = np.zeros((i, o)), np.zeros(o)
+
+    def forward(self, x):
+        self.x = x
+        return x @ self.W + self.b
+
+
+@pytest.mark.parametrize("together", [lambda dw, db: [dw, db], lambda dw, db: {"W": dw, "b": db}])
+def test_the_gradients_of_the_parameters_may_come_in_a_list_or_a_dictionary(together):
+    def backward(layer, dy):
+        return dy @ layer.W.T, together(layer.x.T @ dy, dy.sum(0))
+
+    def forgetful(layer, dy):
+        return dy @ layer.W.T, together(layer.x.T @ dy, dy.mean(0))
+
+    def judge(backward):
+        affine = oracle.layer(Affine, "i", "o", params=["W", "b"], backward=backward)
+        return oracle.judge(affine, signature="(n,i),(i,o),(o)->(n,o)", max_examples=20)
+
+    assert judge(backward).ok
+    assert [v.name for v in judge(forgetful).verdicts if not v.ok] == ["db"]
+
+
+@pytest.mark.parametrize("nothing", [[], (), None, {}])
+def test_a_layer_without_parameters_may_say_so(nothing):
+    class Tanh:
+        def forward(self, x):
+            self.y = np.tanh(x)
+            return self.y
+
+        def backward(self, dy):
+            dx = dy * (1 - self.y**2)
+            return dx if nothing is None else (dx, nothing)
+
+    oracle.check_backward(oracle.layer(Tanh), signature="(n)->(n)", max_examples=20)
+
+
+def test_two_functions_may_list_the_gradients_of_the_parameters():
+    def affine(x, w, b):
+        return x @ w + b, (x, w)
+
+    def backward(dy, cache):
+        x, w = cache
+        return dy @ w.T, [x.T @ dy, dy.sum(0)]
+
+    oracle.check_backward(affine, backward, signature="(n,i),(i,o),(o)->(n,o)", max_examples=20)

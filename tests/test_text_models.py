@@ -124,6 +124,20 @@ def test_accumulated_batches_are_one_batch():
     np.testing.assert_allclose(several.data, one.data, rtol=1e-3, atol=1e-5)
 
 
+def test_a_resumed_run_goes_on_with_the_same_batches_and_masks():
+    sizes = {"n_layer": 1, "n_embd": 16, "n_head": 2, "block_size": 8, "eval_every": 4}
+    preset = replace(PRESETS["nanogpt-cpu"], **sizes, dropout=0.3, accumulate=2)
+    play = read_text()
+    whole = [loss for _, loss in replace(preset, stop=7).prepare(play).steps()]
+    begun, resumed = (replace(preset, stop=stop).prepare(play) for stop in (3, 7))
+    losses = [loss for _, loss in begun.steps()]
+    resumed.model.data[...] = begun.model.data
+    for name, array in begun.optimizer.state().items():
+        resumed.optimizer.state()[name][...] = array
+    resumed.generator.set_state(begun.generator.state())
+    assert losses + [loss for _, loss in resumed.steps(3)] == whole
+
+
 # ---- the published runs
 
 

@@ -48,6 +48,8 @@ def causal_attention(
     C = C3 // 3
     scale = 1 / math.sqrt(C // n_head) if scale is None else scale
     x = qkv.reshape(math.prod(lead), T, C3)
+    if T <= block:
+        x = np.ascontiguousarray(x)  # many small products cost more than a copy that serves them
     q, k, v = _heads(x, n_head)
     left = None
     if dropout:
@@ -80,6 +82,8 @@ def causal_attention_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
     B, n_head, T, D = q.shape
     dy = upstream("causal_attention", dy, (*shape[:-1], n_head * D), q.dtype)
     dy = dy.reshape(B, T, n_head * D)
+    if len(weights) == 1:
+        dy = np.ascontiguousarray(dy)
     dqkv = np.empty_like(dy, shape=(B, *shape[-2:]))
     (dy,) = _heads(dy, n_head, parts=1)
     dq, dk, dv = _heads(dqkv, n_head)

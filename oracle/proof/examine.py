@@ -61,7 +61,7 @@ class Examination:
         self.findings: dict[tuple[str, str], Finding] = {}
         self.absent: set[str] = set()
         self.remarks: list[str] = []
-        self.locked = True
+        self.locked = subject.takes_read_only
         self.ready = False
 
     def against(self, expected: Expected, expect: Callable[[tuple], Expected]) -> "Examination":
@@ -107,6 +107,8 @@ class Examination:
             return self.run()
         except Stop:
             pass
+        if not self.findings:  # right with writable arrays alone: no need to try again
+            self.subject.takes_read_only &= self.locked
         return list(self.findings.values())
 
     # How it calls, and what it notes.

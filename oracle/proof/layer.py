@@ -34,6 +34,7 @@ from oracle.proof.subject import (
     positional,
     takes_any,
     title,
+    unnested,
 )
 
 Names = str | Sequence[str] | Mapping[str, Any]
@@ -320,6 +321,13 @@ class Layer(Subject):
                 return [dys, *more]
             if needs == len(given) + len(more):
                 return [*given, *more]
+        if needs > len(given) + len(cache):
+            listed = ", ".join(p.name for p in required)
+            without = "; upstream=False if it takes no upstream gradient" * self.upstream
+            raise Misuse(
+                f"{self.title} takes {listed}, but there are {len(given)} upstream gradients, "
+                f"{len(data)} inputs and {len(cache)} caches{without}"
+            )
         return [*given, *cache]
 
     def returned(self, found: Any) -> dict[str, Any]:
@@ -329,8 +337,9 @@ class Layer(Subject):
         if isinstance(found, Mapping):
             keys = {name: named(name, found) for name in self.wanted}
             return {name: found[key] for name, key in keys.items() if key is not None}
-        if not isinstance(found, tuple | list):
-            found = (found,)
+        found = unnested(found if isinstance(found, tuple | list) else (found,))
+        if len(found) > 1 and isinstance(found[-1], Mapping):  # dx, {"w": dw, "b": db}
+            return self.returned(found[:-1]) | self.returned(found[-1])
         own = [name for name in self.data if name in self.wanted]
         for names in (
             (own, self.data, self.wanted, self.names) if own else (self.wanted, self.names)

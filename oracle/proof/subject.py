@@ -40,6 +40,7 @@ class Subject:
     forward_title: str
     calls: tuple[str, ...] = ()  # the first two arguments of a call that can be pasted
     upstream = True  # whether the backward takes an upstream gradient
+    takes_read_only = True  # False once it was right with writable arrays alone
     accumulates = False  # whether a second backward may add to the gradients of the first
     options: Mapping[str, Any] = {}  # to be drawn for it, beside those of the forward
 
@@ -139,6 +140,7 @@ def by_name(found: Any, subject: Any) -> dict[str, Any]:
         return gradients
     if not isinstance(found, tuple | list) and len(wanted) == 1:
         found = (found,)
+    found = unnested(found)
     names = wanted
     if isinstance(found, tuple | list) and len(found) != len(wanted):
         names = subject.names
@@ -147,6 +149,18 @@ def by_name(found: Any, subject: Any) -> dict[str, Any]:
         count = f"{len(found)} gradients" if isinstance(found, tuple | list) else described(found)
         raise Misuse(f"{subject.title} has to return {listed}, but returns {count}")
     return {n: g for n, g in zip(names, found, strict=True) if n in wanted}
+
+
+def unnested(found: Any) -> Any:
+    """(dx, [dw, db]) as (dx, dw, db), and (dx, []) as (dx,)."""
+    if not isinstance(found, tuple | list):
+        return found
+
+    def parts(part: Any) -> Any:
+        listed = isinstance(part, tuple | list)
+        return part if listed and all(a is None or hasattr(a, "shape") for a in part) else [part]
+
+    return tuple(gradient for part in found for gradient in parts(part))
 
 
 def named(name: str, found: Mapping) -> str | None:
