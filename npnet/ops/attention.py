@@ -48,7 +48,7 @@ def causal_attention(
     C = C3 // 3
     scale = 1 / math.sqrt(C // n_head) if scale is None else scale
     x = qkv.reshape(math.prod(lead), T, C3)
-    if T <= block:
+    if block >= T:
         x = np.ascontiguousarray(x)  # many small products cost more than a copy that serves them
     q, k, v = _heads(x, n_head)
     left = None
