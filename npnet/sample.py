@@ -127,7 +127,7 @@ def draw(
     state = model.start(n, max_length + 1)
     ids = np.zeros(n, np.int64)
     drawn = np.empty((n, max_length), np.int64)
-    # The model reads on in the words of `read`, from which finished ones are dropped once they are a
+    # The model reads on in the words of `read`, which loses the finished ones once they are a
     # quarter. Draws go on for every word, so that they are what they would be without this.
     alive, read = np.ones(n, bool), np.arange(n)
     length = 0
