@@ -34,6 +34,7 @@ else:
 
 MODEL, LAST, HISTORY, LOCK = "model.npz", "last.npz", "history.csv", ".lock"
 COLUMNS = "step,batch_loss,train_loss,val_loss,test_loss,learning_rate,seconds"
+HEADER = COLUMNS.encode() + b"\n"
 LONGEST_LINE = 1000  # of history.csv
 SAVE_SECONDS = 10.0
 ENDLESS_EVERY = 10  # steps from line to line of history.csv where a preset has no end
@@ -224,25 +225,24 @@ class History:
     def __init__(self, path: Path, start: int):
         self.path, self.size = path, 0
         self.pending: list[str] = []
-        header = COLUMNS.encode() + b"\n"
         if start and path.exists():
             with open_regular(path) as file:
-                self.size = _until(start, file, header)
-        if self.size == 0:
-            self.add([COLUMNS])
+                self.size = _until(start, file)
 
     def add(self, cells: Iterable[str]) -> None:
         self.pending.append(",".join(cells) + "\n")
 
     def write(self) -> None:
-        """Append what is pending; after a failure the next call repairs the end."""
+        """Append what is pending; after a failure the next call repairs the end. A file that has
+        become shorter, or is gone, begins anew."""
         data = "".join(self.pending).encode()
-        if not data:
-            return
         try:
             self.path.touch()
             with open_regular(self.path, "r+b") as file:
-                self.size = min(self.size, file.seek(0, os.SEEK_END))
+                if file.seek(0, os.SEEK_END) < self.size:
+                    self.size = 0
+                if self.size == 0:
+                    data = HEADER + data
                 file.truncate(self.size)
                 file.seek(self.size)
                 file.write(data)
@@ -253,11 +253,11 @@ class History:
         self.pending.clear()
 
 
-def _until(start, file, header):
+def _until(start, file):
     """The bytes of a history's header and of its lines before step `start`; 0 for another file."""
-    if file.readline(len(header)) != header:
+    if file.readline(len(HEADER)) != HEADER:
         return 0
-    size = len(header)
+    size = len(HEADER)
     while (line := file.readline(LONGEST_LINE)).endswith(b"\n"):
         step = line.partition(b",")[0]
         if not step.isdigit() or int(step) >= start:

@@ -437,6 +437,10 @@ def test_a_history_that_could_not_be_written_is_made_whole_by_the_next_write(tmp
     one.add(["1", "3.4"])
     one.write()
     assert path.read_text() == f"{COLUMNS}\n0,3.5\n1,3.4\n"
+    path.unlink()
+    one.add(["2", "3.3"])
+    one.write()
+    assert path.read_text() == f"{COLUMNS}\n2,3.3\n"
 
 
 # ---- which model a folder gives
