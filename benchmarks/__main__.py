@@ -12,7 +12,7 @@ if __name__ == "__main__":  # before NumPy starts its threads
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
-from benchmarks import bounds, generate, imports, measure, runs, scale, step
+from benchmarks import bounds, generate, imports, measure, ranks, runs, scale, step
 from benchmarks.peers import numpy_microgpt
 from benchmarks.rows import ROWS, TEXT_ROWS
 from npnet.data import NAMES, DataError, read_words
@@ -58,6 +58,10 @@ def arguments():
     add = made["scale"].add_argument
     add("names", nargs="*", metavar="SERIES", help=f"of {', '.join(scale.SERIES)} (default: all)")
     add("--plot", metavar="FILE", help="draw the picture too, .png or .svg")
+    add(
+        "--ranks", nargs="?", type=int, const=os.cpu_count(), metavar="N",
+        help="instead: 2, 4, ... N processes under mpiexec (default: as many as cores)",
+    )  # fmt: skip
     add = made["runs"].add_argument
     add("names", nargs="*", metavar="ROW", help=f"of {', '.join(runs.STEPS)} (default: all)")
     add("--steps", type=int, help="instead of each row's own")
@@ -73,6 +77,8 @@ def measured(args, words):
     if args.command == "import":
         return imports.measure()
     if args.command == "scale":
+        if args.ranks:
+            return ranks.measure(args.input_file, args.ranks)
         return scale.measure(args.names)
     if args.command == "bounds":
         return bounds.measure(words, args.names)
@@ -91,6 +97,11 @@ def mistake(parser, args):
         return f"unknown name {', '.join(unknown)}; {args.command} has {', '.join(known)}"
     if getattr(args, "plot", None) and not measure.installed("matplotlib"):
         return '--plot needs matplotlib: pip install ".[plot]"'
+    if getattr(args, "ranks", None) is not None:
+        if args.ranks < 2 or args.names or args.plot:
+            return "--ranks wants a number of at least 2, and neither series nor --plot"
+        if not measure.installed("mpi4py"):
+            return '--ranks needs mpi4py: pip install ".[mpi]"'
     if getattr(args, "peer", None) and not numpy_microgpt.source(args.peer).exists():
         return f"--peer {args.peer}: there is no {numpy_microgpt.source(args.peer)}"
     for file in (args.json, getattr(args, "plot", None)):
@@ -117,7 +128,8 @@ def main(argv=None):
     for each in [args] if args.command else [parser.parse_args([name]) for name in DEFAULT]:
         found[each.command] = measured(each, words)
         print()
-        MODULES[each.command].show(found[each.command])
+        module = ranks if getattr(each, "ranks", None) else MODULES[each.command]
+        module.show(found[each.command])
         sys.stdout.flush()
         if args.json:
             Path(args.json).write_text(json.dumps(found, indent=1) + "\n")

@@ -143,9 +143,11 @@ class TextTask:
 
     row = Row("transformer")
 
-    def __init__(self, name):
+    def __init__(self, name, batches=1):
+        """A step takes so many of the preset's batches."""
         self.name, preset = name, PRESETS[TEXT_ROWS[name]]
-        self.preset = replace(preset, eval_every=None, stop=-1)
+        batch_size = batches * preset.batch_size
+        self.preset = replace(preset, eval_every=None, stop=-1, batch_size=batch_size)
         self._run = self.preset.prepare(read_text())
         self.model, self.config = self._run.model, self._run.model.config
         self.ids, self.max_norm = self._run.data["train"], self._run.max_norm

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import os
 import sys
+import traceback
 
 from npnet import __version__
 from npnet.progress import Console, Interrupted
@@ -20,9 +21,16 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 MOST = 10**15
 
 
+SHARED = ("train", "sample", "evaluate")  # the commands whose work several ranks share
+
+
+class UsageError(ValueError):
+    """A command line that says nothing we understand."""
+
+
 class Parser(argparse.ArgumentParser):
     def error(self, message):
-        self.exit(2, one_line(f"{self.prog}: {message} (see {self.prog} --help)") + "\n")
+        raise UsageError(f"{self.prog}: {message} (see {self.prog} --help)")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         with contextlib.suppress(OSError):
             sys.stdout.flush()
         if console.stdout.error and not status:
-            status = _failed(console.stdout.error)
+            status = _failed(console.stdout.error, console)
     return status
 
 
@@ -44,32 +52,38 @@ def _run(argv, console):
 
                 from npnet import commands, results
 
+                console.join()
                 args = _parse(argv, commands, results)
-                console.progress.quiet = args.quiet
+                console.progress.quiet |= args.quiet
+            if console.ranks.rank > 0 and args.name not in SHARED:
+                return 0
             with np.errstate(all="ignore"):
                 return args.command(args, console)
         finally:
             console.close()
     except Interrupted as error:
-        print(f"npnet: {error}", file=sys.stderr)
-        return 128 + error.number
+        return console.complain(f"npnet: {error}", 128 + error.number)
     except FloatingPointError as error:
-        print(f"npnet: {error}", file=sys.stderr)
-        return 3
+        return console.complain(f"npnet: {error}", 3)
+    except UsageError as error:
+        return console.complain(one_line(str(error)), 2)
     except (ValueError, OSError, MemoryError) as error:
-        return _failed(error)
+        return _failed(error, console)
+    except Exception:
+        if not console.several:
+            raise
+        return console.complain(traceback.format_exc(), 1)  # the others would wait for this rank
 
 
-def _failed(error):
+def _failed(error, console):
     """Say in one line what was wrong -> exit status."""
     if isinstance(error, BrokenPipeError):  # the reader of our output has seen enough
-        return 0
+        return console.complain("", 0)
     if isinstance(error, OSError) and error.filename:
         error = f"{error.filename}: {error.strerror or error}"
     elif isinstance(error, MemoryError):
         error = "not enough memory; a smaller batch, model or list of words needs less"
-    print(one_line(f"npnet: {error}"), file=sys.stderr)
-    return 2
+    return console.complain(one_line(f"npnet: {error}"), 2)
 
 
 def one_line(text: str) -> str:

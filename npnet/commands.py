@@ -4,10 +4,14 @@ import contextlib
 import math
 import sys
 import time
+import zlib
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
+from npnet import __version__
 from npnet import folder as folders
 from npnet.presets import ENDLESS, LECTURE_SEED, PRESETS, TEXT_RUN, fingerprint, named
 from npnet.progress import Console, Interrupted
@@ -45,13 +49,15 @@ def train(args: Namespace, console: Console) -> int:
     with contextlib.ExitStack() as stack:
         folder = saved = None
         if args.work_dir:
-            folder = stack.enter_context(folders.Folder(args.work_dir, args.resume, args.overwrite))
+            folder = folders.Folder(args.work_dir, args.resume, args.overwrite, console.ranks)
+            stack.enter_context(folder)
             console.stdout.survives = True
             saved = folder.load() if args.resume else None
         preset, data, source = new or _resumed(args, saved, console)
         console.stage("preparing")
         run = preset.prepare(data)
-        run.stage = lambda what: console.stage(what).advance
+        run.stage, run.ranks = lambda what: console.stage(what).advance, console.ranks
+        run.ranks.agree(_facts(run, data, saved))
         with console.deferred():
             start = folder.begin(run, data, source, saved) if folder else 0
         _announce(run, data, source, start, console)
@@ -64,6 +70,18 @@ def train(args: Namespace, console: Console) -> int:
     return 0
 
 
+def _facts(run, data, saved):
+    """What has to be the same on every rank of a run."""
+    return {
+        "version of npnet": __version__,
+        "version of NumPy": np.__version__,
+        "preset": run.preset,
+        run.preset.data.name: fingerprint(data),
+        "first parameters": zlib.crc32(run.model.data),
+        "checkpoint": saved and (saved.meta["step"], zlib.crc32(saved.model.data)),
+    }
+
+
 def _carry_out(run, start, folder, save_every, console):
     """Train from step `start` to the end. Everything is saved before it is printed."""
     losses = Losses()
@@ -71,6 +89,8 @@ def _carry_out(run, start, folder, save_every, console):
         done = _steps(run, start, folder, save_every, console, losses)
         if folder:
             folder.save(run, done)
+        if run.ranks.stopping:
+            console.signal = max(run.ranks.gather(console.signal))
         if console.signal:
             console.interrupt(f"interrupted after {done:,} steps")
         run.settle()
@@ -80,7 +100,7 @@ def _carry_out(run, start, folder, save_every, console):
     run.finish()
     if folder and run.evaluation:
         folder.record(run, done)
-        folder.history.write()
+        folder.write_history()
     if losses.exploded(len(run.vocabulary)):
         print(f"npnet: {losses.story()}; try a lower --learning-rate", file=sys.stderr)
     elif run.preset.original is None and not console.progress.quiet:
@@ -107,6 +127,8 @@ def _steps(run, start, folder, save_every, console, losses):
             if not console.signal:
                 _warn(folder.save_now_and_then(run, done, save_every))
         if console.signal or (endless and console.stdout.error):
+            run.ranks.stop()
+        if run.ranks.stopping:
             break
         before = time.perf_counter()
     return done

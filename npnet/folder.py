@@ -24,6 +24,7 @@ from npnet import checkpoint
 from npnet.data import DataError, open_regular
 from npnet.models import Model
 from npnet.presets import ENDLESS, Preset, fingerprint, restored
+from npnet.ranks import ALONE, Alone
 from npnet.runs import Run
 from npnet.train import Diverged
 
@@ -44,11 +45,18 @@ class Folder:
     """Open while the run is at work, `with Folder(path) as folder:`, and locked against a second.
 
     resume needs a run in the folder, overwrite replaces one; without either, a run that is already
-    there is a ValueError.
+    there is a ValueError. Of several ranks only rank 0 writes to it and locks it.
     """
 
-    def __init__(self, path: str | Path, resume: bool = False, overwrite: bool = False):
+    def __init__(
+        self,
+        path: str | Path,
+        resume: bool = False,
+        overwrite: bool = False,
+        ranks: Alone = ALONE,
+    ):
         self.path, self.resume, self.overwrite = Path(path), resume, overwrite
+        self.writes = ranks.rank == 0
         self.failed = False
         self.saved_step: int | None = None
         self.unkept: bytes | None = None  # a model.npz that could not be written yet
@@ -56,8 +64,10 @@ class Folder:
     def __enter__(self) -> "Folder":
         if self.resume and not (self.path / LAST).exists():
             raise ValueError(f"{self.path} holds no run to resume: there is no {LAST} in it")
-        checkpoint.make_folder(self.path)
-        self._lock = _locked(self.path)
+        self._lock = None
+        if self.writes:
+            checkpoint.make_folder(self.path)
+            self._lock = _locked(self.path)
         try:
             taken = [name for name in (LAST, MODEL) if (self.path / name).exists()]
             if taken and not self.resume and not self.overwrite:
@@ -66,12 +76,13 @@ class Folder:
                     f"to go on: {command('train -o', self.path)} --resume"
                 )
         except BaseException:
-            self._lock.close()
+            self.__exit__()
             raise
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._lock.close()
+        if self._lock:
+            self._lock.close()
 
     def load(self) -> checkpoint.Checkpoint:
         """The Checkpoint to go on from."""
@@ -105,7 +116,7 @@ class Folder:
                 f"which the run in {self.path} has reached"
             )
         self.save(run, start)
-        if not saved:
+        if not saved and self.writes:
             (self.path / MODEL).unlink(missing_ok=True)
         return start
 
@@ -124,12 +135,17 @@ class Folder:
         optimizer = run.optimizer.state() if run.optimizer else {}
         generators = {name: generator.state() for name, generator in run.generators.items()}
         try:
-            self.history.write()
+            self.write_history()
         finally:  # the run matters more than its history
             self._keep_unkept()
             content = self._content(run, step, False, optimizer, generators)
-            checkpoint.save(self.path / LAST, content)
+            if self.writes:
+                checkpoint.save(self.path / LAST, content)
         self.saved_step, self.saved_at, self.failed = step, time.perf_counter(), False
+
+    def write_history(self) -> None:
+        if self.writes:
+            self.history.write()
 
     def save_now_and_then(self, run: Run, step: int, every: int | None = None) -> OSError | None:
         """The same every `every` steps, or every SAVE_SECONDS -> None, or the OSError of a save
@@ -159,10 +175,12 @@ class Folder:
 
     def keep(self, run: Run, step: int) -> Path:
         """model.npz -> its path."""
-        packed = io.BytesIO()
-        checkpoint.write(packed, self._content(run, step, True, {}, {}))
-        self.unkept = packed.getvalue()
-        self._keep_unkept()
+        content = self._content(run, step, True, {}, {})
+        if self.writes:
+            packed = io.BytesIO()
+            checkpoint.write(packed, content)
+            self.unkept = packed.getvalue()
+            self._keep_unkept()
         return self.path / MODEL
 
     def _keep_unkept(self):

@@ -207,6 +207,8 @@ class Window(AlongTime):
         self.length, self.blank = length, blank
 
     def forward(self, x: np.ndarray, training: bool = False, packing: Any = None) -> Pass:
+        if not len(x):
+            return np.empty((0, self.length), x.dtype), None
         before = ((0, 0), (self.length - 1, 0))
         padded = np.pad(packing.spread(x), before, constant_values=self.blank)
         windows = np.lib.stride_tricks.sliding_window_view(padded, self.length, axis=1)
@@ -225,7 +227,8 @@ class Flatten(Layer):
     """Join the last two axes: (..., T, C) -> (..., TC)."""
 
     def forward(self, x: np.ndarray, training: bool = False) -> Pass:
-        return x.reshape(*x.shape[:-2], -1), x.shape
+        *lead, T, C = x.shape
+        return x.reshape(*lead, T * C), x.shape
 
     def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
         return dy.reshape(cache)
@@ -296,7 +299,8 @@ class BatchNorm(Layer):
     running says where these come from. "variance": after each training forward the mean and the
     variance become (1 - m) running + m batch, m being the momentum. "std": the same with the
     standard deviation in the place of the variance, as in the third lecture. "calibrated": training
-    leaves them alone, and train.calibrate sets them in the end.
+    leaves them alone, and train.calibrate sets them in the end. total is batch_norm's, for a layer
+    that sees a share of each batch.
     """
 
     def __init__(
@@ -313,6 +317,7 @@ class BatchNorm(Layer):
         self.weight, self.bias = Parameter(weight), Parameter(bias)
         self.momentum, self.eps = momentum, eps
         self.unbiased, self.running = unbiased, running
+        self.total: Callable | None = None
         self.running_mean = np.zeros_like(weight)
         self.running_var = np.ones_like(weight)
 
@@ -323,7 +328,7 @@ class BatchNorm(Layer):
                 x, weight, bias, self.running_mean, self.running_var, self.eps
             )
             return y, (False, cache)
-        y, cache = ops.batch_norm(x, weight, bias, self.eps, self.unbiased)
+        y, cache = ops.batch_norm(x, weight, bias, self.eps, self.unbiased, self.total)
         if self.running != "calibrated":
             keep = 1 - self.momentum
             self.running_mean *= keep

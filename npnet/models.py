@@ -136,13 +136,14 @@ class Config:
 
 class Model:
     """A network whose parameters are views of one vector, `data`, and whose gradients are views of
-    a second, `grad`."""
+    a second, `grad`. Behind it in `sums` are two numbers more, which ranks add up with it."""
 
     def __init__(self, network: Sequential, config: Config, kind: str) -> None:
         self.network, self.config, self.kind = network, config, kind
         slots = network.parameters()
         self.data: np.ndarray = np.concatenate([slot.data.ravel() for slot in slots.values()])
-        self.grad = np.zeros_like(self.data)
+        self.sums = np.zeros(self.data.size + 2, self.data.dtype)
+        self.grad = self.sums[:-2]
         start = 0
         for slot in slots.values():
             stop = start + slot.data.size
@@ -193,17 +194,22 @@ class Model:
         """Mean cross-entropy in nats over the targets that are not -1, with running statistics."""
         return self._forward(x, y, training=False)[0]
 
-    def loss_and_grad(self, x: np.ndarray, y: np.ndarray, dloss: float = 1.0) -> np.floating:
-        """The loss in training mode; every gradient, times dloss, is written into `grad`."""
-        loss, cache, caches = self._forward(x, y, training=True)
+    def loss_and_grad(
+        self, x: np.ndarray, y: np.ndarray, dloss: float = 1.0, n: int | None = None
+    ) -> np.floating:
+        """The loss in training mode; every gradient, times dloss, is written into `grad`. n is
+        given where (x, y) is a share of a batch with n targets that count (see cross_entropy)."""
+        loss, cache, caches = self._forward(x, y, training=True, n=n)
         self.network.backward(ops.cross_entropy_backward(dloss, cache), caches)
         return loss
 
-    def _forward(self, x: np.ndarray, y: np.ndarray, training: bool) -> tuple[Any, ...]:
+    def _forward(
+        self, x: np.ndarray, y: np.ndarray, training: bool, n: int | None = None
+    ) -> tuple[Any, ...]:
         """The loss with its cache and the layers' caches."""
         x, y, packing = self.packed(x, y)
         logits, caches = self.network.forward(x, training, packing)
-        return *ops.cross_entropy(logits, y), caches
+        return *ops.cross_entropy(logits, y, n=n), caches
 
     def packed(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, Packing | None]:
         """ids and targets as the network reads them. Of a sequence nothing is computed beyond its

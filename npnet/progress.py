@@ -235,7 +235,11 @@ class Console:
     only noted in `signal`, and raised at the end of the block. Further ones change nothing, unless
     they come more than a second later: then the command ends at once. A signal that is ignored
     (nohup) stays ignored.
+
+    ranks are the processes that run the same command; `join` finds them.
     """
+
+    ranks: Any = None
 
     def __init__(self) -> None:
         self.signal = 0
@@ -249,7 +253,7 @@ class Console:
             stream or open(os.devnull, "w")  # noqa: SIM115
             for stream in self._streams
         )
-        raw = Output(stderr, "standard error", survives=True)
+        raw = self._stderr = Output(stderr, "standard error", survives=True)
         self.progress = Progress(raw)
         self.stdout = Output(stdout, "standard output", self.progress)
         sys.stdout, sys.stderr = self.stdout, Output(raw, "standard error", self.progress)
@@ -266,6 +270,30 @@ class Console:
         sys.stdout, sys.stderr = self._streams
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+    def join(self) -> None:
+        """Find the other ranks; of all these only rank 0 is heard from here on."""
+        from npnet import ranks
+
+        if ranks.launched():
+            self.progress.quiet = True
+            self.stdout.stream = self._stderr.stream = open(os.devnull, "w")  # noqa: SIM115
+        self.ranks = ranks.join()
+
+    @property
+    def several(self) -> bool:
+        return self.ranks is not None and self.ranks.size > 1
+
+    def complain(self, line: str, status: int) -> int:
+        """The command ends with this line on stderr and this exit status. Where all of several
+        ranks end so, rank 0 says it; a rank that fails alone says it itself and ends the others."""
+        alone = self.several and not self.ranks.all_failed()
+        if line:
+            with contextlib.suppress(OSError):
+                print(line, file=self._streams[1] if alone else sys.stderr, flush=True)
+        if alone:
+            self.ranks.abort(status)
+        return status
 
     def close(self) -> None:
         """The command has ended: from now on no progress is drawn and no signal raised."""

@@ -70,6 +70,7 @@ def _print_words(trained, n, seed, prompt, temperature, top_k, console):
             temperature=temperature,
             top_k=top_k,
             watch=watch,
+            ranks=console.ranks,
         )
         if done == 0:
             _name_checkpoint(trained, console)
@@ -89,6 +90,8 @@ def _name_checkpoint(trained, console):
 
 def _print_text(trained, n, seed, prompt, temperature, top_k, console):
     """The prompt, "-" for standard input, and n characters (None: 500) as they are drawn."""
+    if console.ranks.rank > 0:  # one character after the other leaves nothing to share
+        return
     n = n or 500
     prompt = _standard_input() if prompt == "-" else prompt
     characters = generate_text(
@@ -156,9 +159,10 @@ def _own_parts(trained, advice):
 
 def _evaluated(trained, name, part, console, lines=False):
     watch = console.stage(f"evaluating {name}").advance
+    more = watch, console.ranks
     if trained.preset.data is WORDS:
-        return score.score_words(trained.model, trained.vocabulary, part, watch)
-    return score.score_text(trained.model, trained.vocabulary, part, watch, lines)
+        return score.score_words(trained.model, trained.vocabulary, part, *more)
+    return score.score_text(trained.model, trained.vocabulary, part, *more, lines)
 
 
 def compare(args: Namespace, console: Console) -> int:

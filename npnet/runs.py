@@ -17,6 +17,7 @@ from npnet.data import LONGEST_WORD, Vocabulary, build_dataset, build_sequences
 from npnet.models import build
 from npnet.optim import SGD, AdamW, constant, linear_decay, step_decay
 from npnet.random import TorchGenerator
+from npnet.ranks import ALONE, Alone
 from npnet.sample import chooser, draw, draw_in_turn, mark_words, sort_by_novelty
 
 LOOK = 50_000
@@ -29,6 +30,7 @@ class Run:
     best is the lowest test loss so far, where the original keeps the best model; improved says that
     the last report lowered it. evaluation is what the last report or `finish` found, split -> loss.
     stage(what) announces something that takes its time and may return a function (done, total).
+    ranks are the processes that share the work.
     """
 
     model: Any
@@ -39,6 +41,7 @@ class Run:
     accumulate = 1
     best: float | None = None
     improved = False
+    ranks: Alone = ALONE
 
     def __init__(self, preset):
         self.preset = preset
@@ -57,7 +60,12 @@ class Run:
             start,
             self.max_norm,
             self.accumulate,
+            self.ranks,
         )
+
+    def mean_loss(self, x, y, watch=None):
+        """On examples, in nats."""
+        return train.evaluate(self.model, x, y, watch=watch, ranks=self.ranks)
 
     def batches(self, start):
         """The minibatches from step `start` on."""
@@ -103,7 +111,10 @@ class LectureRun(Run):
             print(f"{step:7d}/{self.preset.steps:7d}: {loss:.4f}", flush=True)
 
     def settle(self):
-        train.calibrate(self.model, self.data["train"][0], watch=self.stage("calibrating"))
+        self._calibrate(self.data["train"][0], self.stage("calibrating"))
+
+    def _calibrate(self, x, watch=None):
+        train.calibrate(self.model, x, watch=watch, ranks=self.ranks)
 
     def finish(self):
         self._print_losses()
@@ -112,7 +123,7 @@ class LectureRun(Run):
     def _print_losses(self):
         for name in self.preset.splits:
             watch = self.stage(f"evaluating {name}")
-            loss = float(np.float32(train.evaluate(self.model, *self.data[name], watch=watch)))
+            loss = float(np.float32(self.mean_loss(*self.data[name], watch)))
             require_finite(name, loss)
             self.evaluation[name] = loss
             print(name, loss, flush=True)
@@ -136,9 +147,9 @@ class NotebookRun(LectureRun):
         self.evaluation = {}
         done = step + 1
         if done % max(1, self.preset.steps // 10) == 0 and done < self.preset.last:
-            train.calibrate(self.model, self.data["train"][0][:LOOK])
+            self._calibrate(self.data["train"][0][:LOOK])
             x, y = self.data["val"]
-            val = self.evaluation["val"] = train.evaluate(self.model, x[:LOOK], y[:LOOK])
+            val = self.evaluation["val"] = self.mean_loss(x[:LOOK], y[:LOOK])
             require_finite("validation", val)
             self.lowest = min(self.lowest, (done, val), key=lambda found: found[1])
             words = ", ".join(
@@ -176,7 +187,7 @@ class BigramRun(Run):
             choose = chooser(TorchGenerator(self.preset.seed), rule=rule, replacement=True)
             names = draw_in_turn(self.model, self.vocabulary, choose, 5, LONGEST_WORD)
             print(f"names, as {title} draw them:", *(name + "." for name in names))
-        self.evaluation["train"] = train.evaluate(self.model, *self.data)
+        self.evaluation["train"] = self.mean_loss(*self.data)
         print(f"nll {self.evaluation['train']:.6f}")
 
 
@@ -231,12 +242,12 @@ class MakemoreRun(Run):
         order = self._loader().randperm(len(x))
         starts = range(0, len(x), batch_size)[:most]
         parts = (order[start : start + batch_size] for start in starts)
-        losses = [train.evaluate(self.model, x[part], y[part]) for part in parts]
+        losses = self.ranks.each(lambda part: train.evaluate(self.model, x[part], y[part]), parts)
         return float(np.mean(losses, dtype=np.float32))
 
     def print_samples(self, n):
         choose = chooser(self.generator, top_k=self.preset.top_k)
-        words = draw(self.model, self.vocabulary, choose, n, draw_all=True)
+        words = draw(self.model, self.vocabulary, choose, n, draw_all=True, ranks=self.ranks)
         print("-" * 80)
         for heap, title in zip(
             sort_by_novelty(words, *self.novelty), ("in train", "in test", "new"), strict=True

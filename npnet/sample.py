@@ -11,6 +11,7 @@ from npnet.data import LONGEST_WORD, Vocabulary
 from npnet.layers import keep
 from npnet.models import Model
 from npnet.random import Generator
+from npnet.ranks import ALONE, Alone
 from npnet.text import TextVocabulary
 from npnet.train import keep_freed_memory
 
@@ -30,6 +31,7 @@ def generate(
     top_k: int | None = None,
     max_length: int | None = None,
     watch: Watch | None = None,
+    ranks: Alone = ALONE,
 ) -> list[str]:
     """n words as a list of strings, drawn side by side, each beginning with `prompt`.
 
@@ -38,7 +40,16 @@ def generate(
     ended.
     """
     choose = chooser(generator, temperature, top_k)
-    return draw(model, vocabulary, choose, n, prompt=prompt, max_length=max_length, watch=watch)
+    return draw(
+        model,
+        vocabulary,
+        choose,
+        n,
+        prompt=prompt,
+        max_length=max_length,
+        watch=watch,
+        ranks=ranks,
+    )
 
 
 def generate_text(
@@ -106,8 +117,10 @@ def draw(
     max_length: int | None = None,
     draw_all: bool = False,
     watch: Watch | None = None,
+    ranks: Alone = ALONE,
 ) -> list[str]:
-    """n words, character by character side by side; `choose` is a chooser.
+    """n words, character by character side by side; `choose` is a chooser. Each rank reads its
+    share of the words, and all draw alike.
 
     The drawing ends with the last word, or with draw_all, as makemore does it, after max_length
     characters. watch(done) is told how many words have ended.
@@ -124,17 +137,18 @@ def draw(
             f"the prompt {prompt!r} is longer than {max_length}, the most characters of a word"
         )
     keep_freed_memory()
-    state = model.start(n, max_length + 1)
     ids = np.zeros(n, np.int64)
     drawn = np.empty((n, max_length), np.int64)
     # The model reads on in the words of `read`, which loses the finished ones once they are a
     # quarter. Draws go on for every word, so that they are what they would be without this.
-    alive, read = np.ones(n, bool), np.arange(n)
+    alive, read = np.ones(n, bool), np.arange(ranks.rank, n, ranks.size)
+    state = model.start(len(read), max_length + 1)
     length = 0
     while length < max_length and (draw_all or alive.any()):
         logits = np.zeros((n, len(vocabulary)), model.data.dtype)
         if read.size:
             logits[read] = model.step(ids[read], state)
+        ranks.add(logits)
         ids = np.full(n, prompt_ids[length]) if length < len(prompt_ids) else choose(logits)
         drawn[:, length] = ids
         alive &= ids != 0

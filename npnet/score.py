@@ -10,6 +10,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from npnet.data import DataError, Vocabulary, build_dataset, build_sequences
 from npnet.models import Model
+from npnet.ranks import ALONE, Alone
 from npnet.text import TextVocabulary, visible
 from npnet.train import rows_at_once
 
@@ -52,21 +53,25 @@ def score_words(
     vocabulary: Vocabulary,
     words: list[str],
     watch: Watch | None = None,
+    ranks: Alone = ALONE,
 ) -> Evaluation:
-    """The Evaluation of the words. watch(done, total) is told how far it is.
+    """The Evaluation of the words, on which the ranks take turns. watch(done, total) is told how
+    far it is.
 
     A character that the model does not know, or a word longer than its block, is a DataError.
     """
     block_size = model.config.block_size
     build = build_dataset if model.windowed else build_sequences
     x, y = build(words, vocabulary, block_size)
-    losses = np.empty(y.shape)
     chunk = rows_at_once(x)
-    for start in range(0, len(x), chunk):
-        part = slice(start, start + chunk)
-        losses[part] = _losses(model.logits(x[part]), y[part])
+
+    def part(start: int) -> np.ndarray:
         if watch:
             watch(start, len(x))
+        rows = slice(start, start + chunk)
+        return _losses(model.logits(x[rows]), y[rows])
+
+    losses = np.concatenate(ranks.each(part, range(0, len(x), chunk)))
     if model.windowed:
         lengths = np.array([len(word) + 1 for word in words])
         return Evaluation(words, np.add.reduceat(losses, np.cumsum(lengths) - lengths))
@@ -126,11 +131,13 @@ def score_text(
     vocabulary: TextVocabulary,
     ids: np.ndarray,
     watch: Watch | None = None,
+    ranks: Alone = ALONE,
     lines: bool = False,
 ) -> TextEvaluation:
     """The TextEvaluation of a text, ids (n,) of the vocabulary, in blocks of block_size characters
     as in training: each character but the first follows those before it in its block. A model that
-    reads windows is asked about every character after the first block_size ones.
+    reads windows is asked about every character after the first block_size ones. The ranks take
+    turns.
 
     lines looks for the likeliest and the unlikeliest lines, too. A text too short for anything to
     be predicted is a DataError.
@@ -141,7 +148,7 @@ def score_text(
     if len(ids) <= skipped:
         raise DataError(f"the text has {len(ids)} characters; at least {skipped + 1} are needed")
     line, n, line_nats = [], 0, math.nan  # the first line has a beginning that nothing predicts
-    for start, losses in _text_losses(model, ids):
+    for start, losses in _text_losses(model, ids, ranks):
         found.nats += float(losses.sum())
         found.characters += len(losses)
         if line_end is not None:
@@ -161,26 +168,33 @@ def score_text(
     return found
 
 
-def _text_losses(model: Model, ids: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+def _text_losses(model: Model, ids: np.ndarray, ranks: Alone) -> Iterator[tuple[int, np.ndarray]]:
     """(place of the first of some characters, -log of the probability of each), in order."""
-    T = model.config.block_size
+    T, n = model.config.block_size, len(ids) - 1
     if model.windowed:
-        windows = sliding_window_view(ids, T + 1)
-        for start in range(0, len(windows), AT_ONCE):
-            rows = windows[start : start + AT_ONCE].astype(np.int64)
-            yield T + start, _losses(model.logits(rows[:, :-1]), rows[:, -1])
-        return
-    n = len(ids) - 1
-    whole, step = n // T * T, max(1, AT_ONCE // T) * T
-    pieces = [(start, min(start + step, whole)) for start in range(0, whole, step)]
-    if whole < n:
-        pieces.append((whole, n))  # the rest, shorter than a block
-    for start, stop in pieces:
-        x, y = (
-            part.reshape(-1, min(T, stop - start)).astype(np.int64)
-            for part in (ids[start:stop], ids[start + 1 : stop + 1])
-        )
-        yield start + 1, _losses(model.logits(x), y).ravel()
+        pieces = [(start, min(start + AT_ONCE, n)) for start in range(T - 1, n, AT_ONCE)]
+    else:
+        whole, step = n // T * T, max(1, AT_ONCE // T) * T
+        pieces = [(start, min(start + step, whole)) for start in range(0, whole, step)]
+        if whole < n:
+            pieces.append((whole, n))  # the rest, shorter than a block
+
+    def losses(piece: tuple[int, int]) -> np.ndarray:
+        start, stop = piece
+        if model.windowed:
+            rows = sliding_window_view(ids[start + 1 - T : stop + 1], T + 1).astype(np.int64)
+            x, y = rows[:, :-1], rows[:, -1]
+        else:
+            x, y = (
+                part.reshape(-1, min(T, stop - start)).astype(np.int64)
+                for part in (ids[start:stop], ids[start + 1 : stop + 1])
+            )
+        return _losses(model.logits(x), y).ravel()
+
+    for i in range(0, len(pieces), ranks.size):
+        turn = pieces[i : i + ranks.size]
+        for (start, _), found in zip(turn, ranks.each(losses, turn), strict=True):
+            yield start + 1, found
 
 
 def table(evaluations: Mapping[str, Evaluation | TextEvaluation]) -> Iterator[str]:

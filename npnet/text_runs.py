@@ -76,7 +76,8 @@ class TextRun(Run):
     def evaluate(self, step):
         """The mean loss of eval_batches batches of each part."""
         for part in self.data:
-            losses = [self.model.loss(*self.batch(part)) for _ in range(self.preset.eval_batches)]
+            batches = (self.batch(part) for _ in range(self.preset.eval_batches))
+            losses = self.ranks.each(lambda batch: self.model.loss(*batch), batches)
             loss = float(np.mean(losses, dtype=np.float32))
             require_finite(part, loss)
             self.evaluation[part] = loss

@@ -19,9 +19,11 @@ from npnet.layers import BatchNorm, Layer, Sequential
 from npnet.models import Model
 from npnet.optim import SGD, AdamW, Schedule, clip_grad_norm, step_decay
 from npnet.random import TorchGenerator
+from npnet.ranks import ALONE, Alone, add_up, connect, share_loss_and_grad
 
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]
 Watch = Callable[[int, int], object]
+Moments = tuple[int, np.ndarray, np.ndarray]
 
 
 class Diverged(FloatingPointError):
@@ -47,9 +49,10 @@ def loop(
     start: int = 0,
     max_norm: float | None = None,
     accumulate: int = 1,
+    ranks: Alone = ALONE,
 ) -> Iterator[tuple[int, np.floating]]:
-    """Steps start .. steps - 1: loss and gradients of the next batch, then one update at the
-    learning rate schedule(step).
+    """Steps start .. steps - 1: loss and gradients of the next batch, shared among the ranks, then
+    one update at the learning rate schedule(step).
 
     With max_norm the gradients are scaled down to that norm first. With accumulate a step is the
     mean of so many batches, loss and gradients alike.
@@ -58,9 +61,10 @@ def loop(
     is Diverged, before the update.
     """
     keep_freed_memory()
+    connect(model, ranks)
     for step in range(start, steps):
         rate = schedule(step)
-        loss = _loss_and_grad(model, batches, accumulate)
+        loss = _loss_and_grad(model, batches, accumulate, ranks)
         if not math.isfinite(loss):
             raise Diverged(f"the loss is {loss} at step {step}, learning rate {rate:g}")
         with np.errstate(all="ignore"):
@@ -70,19 +74,20 @@ def loop(
         yield step, loss
 
 
-def _loss_and_grad(model: Model, batches: Batches, n: int) -> np.floating:
-    """Mean loss of the next n batches, whose mean gradient is left in model.grad."""
+def _loss_and_grad(model: Model, batches: Batches, n: int, ranks: Alone) -> np.floating:
+    """Mean loss of the next n batches, whose mean gradient is left in model.grad; the ranks add up
+    once."""
     loss: Any = 0
     grad: Any = 0
     for _ in range(n):
         x, y = next(batches)
         with np.errstate(all="ignore"):
-            loss = loss + model.loss_and_grad(x, y, dloss=1 / n) / n
+            loss = loss + share_loss_and_grad(model, x, y, ranks, dloss=1 / n) / n
             if n > 1:
                 grad = grad + model.grad
     if n > 1:
         model.grad[...] = grad
-    return loss
+    return add_up(model, loss, ranks)
 
 
 def fit(
@@ -106,68 +111,87 @@ def fit(
 
 
 def evaluate(
-    model: Model, x: Examples, y: Examples, chunk: int = 4096, watch: Watch | None = None
+    model: Model,
+    x: Examples,
+    y: Examples,
+    chunk: int = 4096,
+    watch: Watch | None = None,
+    ranks: Alone = ALONE,
 ) -> float:
     """Mean loss in nats over every target of (x, y) that is not -1, with running statistics; chunk
-    rows at a time. watch(done, total) is told how far it is."""
-    total, count = 0.0, 0
+    rows at a time, the ranks taking turns. watch(done, total) is told how far it is."""
     chunk = rows_at_once(x, chunk)
-    for start in range(0, len(x), chunk):
+
+    def part(start: int) -> tuple[int, float]:
         targets = y[start : start + chunk]
         n = int(np.count_nonzero(targets != -1))
-        if n == 0:
-            continue
-        total += n * float(model.loss(x[start : start + chunk], targets))
-        count += n
+        total = n * float(model.loss(x[start : start + chunk], targets)) if n else 0.0
         if watch:
             watch(start, len(x))
+        return n, total
+
+    parts = ranks.each(part, range(0, len(x), chunk))
+    total, count = 0.0, 0
+    for n, part_total in parts:
+        total += part_total
+        count += n
     if count == 0:
         raise ValueError("evaluate: there is no target to average over")
     return total / count
 
 
-def calibrate(model: Model, x: Examples, chunk: int = 4096, watch: Watch | None = None) -> None:
+def calibrate(
+    model: Model,
+    x: Examples,
+    chunk: int = 4096,
+    watch: Watch | None = None,
+    ranks: Alone = ALONE,
+) -> None:
     """Set the statistics of each BatchNorm that is to be calibrated from all of x, (N, block_size),
     first layer first.
 
-    Memory stays bounded: chunk rows at a time go through the layers below. watch(done, total) is
-    told how far each layer is.
+    Memory stays bounded: chunk rows at a time go through the layers below, the ranks taking turns.
+    watch(done, total) is told how far each layer is.
     """
 
-    def chunks() -> Iterator[np.ndarray]:
-        for start in range(0, len(x), chunk):
-            yield x[start : start + chunk]
-            if watch:
-                watch(start, len(x))
+    def input_at(start: int) -> np.ndarray:
+        if watch:
+            watch(start, len(x))
+        return x[start : start + chunk]
 
-    _calibrate(model.network, chunks)
+    _calibrate(model.network, input_at, range(0, len(x), chunk), ranks)
 
 
-def _calibrate(layer: Layer, inputs: Callable[[], Iterator[np.ndarray]]) -> None:
-    """The same for one layer and what it is made of; inputs() gives its input, chunk by chunk."""
+def _calibrate(
+    layer: Layer, input_at: Callable[[int], np.ndarray], starts: range, ranks: Alone
+) -> None:
+    """The same for one layer and what it is made of; input_at(start) gives a chunk of its input."""
     if isinstance(layer, BatchNorm) and layer.running == "calibrated":
-        layer.running_mean[...], layer.running_var[...] = _statistics(inputs())
+        parts = ranks.each(lambda start: _moments(input_at(start)), starts)
+        layer.running_mean[...], layer.running_var[...] = _joined(parts)
     elif isinstance(layer, Sequential):
         for child in layer.layers.values():
-            _calibrate(child, inputs)
-            inputs = partial(_outputs, child, inputs)
+            _calibrate(child, input_at, starts, ranks)
+            input_at = partial(_output_at, child, input_at)
 
 
-def _outputs(layer: Layer, inputs: Callable[[], Iterator[np.ndarray]]) -> Iterator[np.ndarray]:
-    return (layer.forward(x)[0] for x in inputs())
+def _output_at(layer: Layer, input_at: Callable[[int], np.ndarray], start: int) -> np.ndarray:
+    return layer.forward(input_at(start))[0]
 
 
-def _statistics(chunks: Iterator[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and unbiased variance of all rows, in float64.
+def _moments(x: np.ndarray) -> Moments:
+    """How many rows, their mean, and the sum of the squared distances from it, in float64."""
+    rows = x.reshape(-1, x.shape[-1]).astype(np.float64)
+    mean = rows.mean(0)
+    return len(rows), mean, ((rows - mean) ** 2).sum(0)
 
-    The chunks are joined as in Chan et al. (1979).
-    """
+
+def _joined(parts: list[Moments]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and unbiased variance of all rows, the chunks joined as in Chan et al. (1979)."""
     count, mean, squares = 0, np.zeros(()), np.zeros(())
-    for x in chunks:
-        rows = x.reshape(-1, x.shape[-1]).astype(np.float64)
-        n, chunk_mean = len(rows), rows.mean(0)
+    for n, chunk_mean, chunk_squares in parts:
         delta = chunk_mean - mean
-        squares = squares + ((rows - chunk_mean) ** 2).sum(0)
+        squares = squares + chunk_squares
         squares += delta**2 * (count * n / (count + n))
         mean = mean + delta * (n / (count + n))
         count += n

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import bounds, generate, imports, runs, scale
+from benchmarks import bounds, generate, imports, ranks, runs, scale
 from benchmarks.__main__ import main
 from benchmarks.measure import Peer, agree, summary, table
 from benchmarks.rows import ROWS, TEXT_ROWS, Task, TextTask
@@ -158,3 +158,41 @@ def test_a_counted_step_is_the_step(capsys):
     assert type(counted.model.data) is np.ndarray
     bounds.show(bounds.measure(WORDS, ["mlp"], seconds=0))
     assert f"{found['calls']:.0f}" in cells(capsys.readouterr().out)
+
+
+def test_the_time_of_a_sum_is_fitted_and_predicts_a_step():
+    add = {size: 2e-6 + size / 5e9 for size in (4, 4000, 400_000, 40_000_000)}
+    latency, bandwidth = ranks.fitted(add)
+    assert latency == pytest.approx(2e-6) and bandwidth == pytest.approx(5e9)
+    # 10 ms of compute and 8 MB on 4 nodes: two messages there, two back, 3/2 of the bytes
+    expected = 10e-3 / 4 + 4 * 1e-5 + 12e6 / 1e9
+    assert ranks.predicted(10e-3, 8e6, 4, 1e-5, 1e9, rows=8) == pytest.approx(expected)
+    expected += 10e-3 * 3 / 4
+    assert ranks.predicted(10e-3, 8e6, 4, 1e-5, 1e9) == pytest.approx(expected)
+
+
+def test_what_ranks_give_is_shown(capsys):
+    row = {"alone": 0.01, "shared": 0.006, "larger": 0.0125, "speedup": 1.67, "efficiency": 0.8}
+    name = "Transformer of makemore, batch 32"
+    job = {"rows": {name: row}, "add": {"4": 2e-6, "4000": 3e-6}, "overlap": {"sum": 1e-3}}
+    model = {"seconds": 0.064, "bytes": 8e5, "batch": 16}
+    ranks.show(
+        {"ranks": {2: job}, "threads": {name: {"npnet": 0.0103}}, "predicted": {"0.2 M": model}}
+    )
+    printed = capsys.readouterr().out
+    assert {name, "10", "6", "1.67", "0.80", "10.3", "-"} <= cells(printed)
+    assert "a sum during products: sum 1.00 ms" in printed
+    assert "0.2 M, batch 16, 64 ms: times as fast" in cells(printed)
+    assert "-" in cells(printed)  # 32 nodes have no row each
+
+
+def test_ranks_ask_for_a_number_and_for_mpi4py(capsys, monkeypatch):
+    for argv, message in (
+        (["scale", "--ranks", "1"], "--ranks wants a number of at least 2"),
+        (["scale", "batch", "--ranks"], "neither series nor --plot"),
+        (["scale", "--ranks", "2"], '--ranks needs mpi4py: pip install ".[mpi]"'),
+    ):
+        monkeypatch.setattr("benchmarks.measure.installed", lambda name: None)
+        with pytest.raises(SystemExit):
+            main(argv)
+        assert message in capsys.readouterr().err

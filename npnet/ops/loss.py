@@ -7,7 +7,7 @@ from npnet.ops.constants import one_hot, ones
 
 
 def cross_entropy(
-    logits: np.ndarray, targets: np.ndarray, ignore_index: int = -1
+    logits: np.ndarray, targets: np.ndarray, ignore_index: int = -1, n: int | None = None
 ) -> tuple[np.floating, tuple]:
     """Mean negative log-likelihood in nats:
         loss = mean over n of (log sum_v exp(z[n, v]) - z[n, targets[n]]).
@@ -16,6 +16,9 @@ def cross_entropy(
     count -> loss, a scalar of the logits' dtype. The mean is over the positions that count; if
     there is none, or a target is out of range, ValueError. The row maximum is subtracted before
     exp, which changes nothing in exact arithmetic and cannot overflow.
+
+    n is given where the positions are a share of a batch in which n count: the losses of all shares
+    then add up to the mean, and so do their gradients. A share may have none that counts.
     """
     floating("cross_entropy", logits, axes=1)
     V = logits.shape[-1]
@@ -27,16 +30,19 @@ def cross_entropy(
     targets = targets.reshape(-1)
     integers = targets.dtype.kind in "iu"
     ignored = targets == ignore_index
-    n = len(targets) - int(np.count_nonzero(ignored))
+    counted = len(targets) - int(np.count_nonzero(ignored))
+    n = counted if n is None else n
     if n == 0:
         raise ValueError(
             f"cross_entropy: every target is {ignore_index}, so there is nothing to average"
         )
-    if n < len(targets):
+    if counted < len(targets):
         targets = np.where(ignored, 0, targets)
     else:
         ignored = None
-    if not integers or np.minimum.reduce(targets) < 0 or np.maximum.reduce(targets) >= V:
+    if not integers or (
+        targets.size and (np.minimum.reduce(targets) < 0 or np.maximum.reduce(targets) >= V)
+    ):
         raise ValueError(
             f"cross_entropy: targets must be integers from 0 to {V - 1}, "
             f"or {ignore_index} to be ignored"

@@ -14,7 +14,7 @@ divides by n - 1. With given statistics (batch_norm_inference) only the first is
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +25,8 @@ from npnet.ops.constants import ones, sum_rows
 
 class BatchNormCache(NamedTuple):
     """centred (N, C) is x - mean, std the root of var + eps, slope gain / std; mean and var, both
-    (C,), are the batch's, for running statistics, where var is the unbiased one."""
+    (C,), are the batch's, for running statistics, where var is the unbiased one. n counts the rows
+    of the batch, and total is batch_norm's."""
 
     centred: np.ndarray
     std: np.ndarray
@@ -34,10 +35,17 @@ class BatchNormCache(NamedTuple):
     mean: np.ndarray
     var: np.ndarray
     shape: tuple[int, ...]
+    n: int
+    total: Callable | None
 
 
 def batch_norm(
-    x: np.ndarray, gain: np.ndarray, bias: np.ndarray, eps: float = 1e-5, unbiased: bool = True
+    x: np.ndarray,
+    gain: np.ndarray,
+    bias: np.ndarray,
+    eps: float = 1e-5,
+    unbiased: bool = True,
+    total: Callable | None = None,
 ) -> tuple[np.ndarray, BatchNormCache]:
     """y = gain (x - mean) / sqrt(var + eps) + bias, mean and var over the n rows (Ioffe and
     Szegedy, 2015).
@@ -45,29 +53,38 @@ def batch_norm(
     x (..., C), gain (C,), bias (C,) -> y (..., C). unbiased=True divides the squares by n - 1
     (Bessel), as in the notebook; False divides by n, as torch.nn.BatchNorm1d normalises. n = 1 has
     no variance: ValueError.
+
+    Where x is a share of a batch, total(sums) adds up an array over all shares, in place; every
+    share then calls both passes, one without rows too.
     """
     x, gain, bias = _with_parameters("batch_norm", x, gain, bias)
     *lead, C = x.shape
     n = math.prod(lead)
     rows = x.reshape(n, C)
+    mean = sum_rows(rows)
+    if total is not None:
+        sums = total(np.append(mean, mean.dtype.type(n)))
+        mean, n = sums[:-1], int(sums[-1])
     if n < 2:
         raise ValueError(
             f"batch_norm: a batch of {n} has no variance; training needs at least 2 rows"
         )
-    mean = sum_rows(rows)
     mean /= n
     centred = rows - mean
     squares = sum_rows(centred * centred)
+    if total is not None:
+        total(squares)
     divisor = n - 1 if unbiased else n
     std = squares / divisor
     std += eps
     np.sqrt(std, out=std)
     if not std.dot(std) < np.inf:
-        std = _root_of_large(centred.T, eps, divisor)
+        std = _root_of_large(centred.T, eps, divisor, total)
     slope = gain / std
     y = centred * slope
     y += bias
-    cache = BatchNormCache(centred, std, slope, divisor, mean, squares / (n - 1), x.shape)
+    var = squares / (n - 1)
+    cache = BatchNormCache(centred, std, slope, divisor, mean, var, x.shape, n, total)
     return y.reshape(x.shape), cache
 
 
@@ -85,17 +102,22 @@ def batch_norm_backward(
            = gain inv (dy - dbias/n - xhat dgain/divisor).
     Neither pass needs xhat itself: with std = 1 / inv and slope = gain inv, both one number a
     channel, y = (x - mean) slope + bias and xhat dgain = (x - mean) (dgain / std).
+
+    Of a share dgain and dbias are its own part of them, while dx needs those of the batch.
     """
-    centred, std, slope, divisor, _, _, shape = cache
+    centred, std, slope, divisor, _, _, shape, n, total = cache
     dy = upstream("batch_norm", dy, shape, centred.dtype).reshape(centred.shape)
-    n = len(dy)
     dgain = sum_rows(dy * centred, out[0])
     dgain /= std
     dbias = sum_rows(dy, out[1])
+    own = dgain, dbias
+    if total is not None:
+        dgain, dbias = total(np.stack(own))
     dx = centred * (dgain / (-divisor * std))  # through the variance
     dx += dy  # directly
     dx -= dbias / n  # through the mean
     dx *= slope
+    dgain, dbias = own
     return dx.reshape(shape), dgain, dbias
 
 
@@ -246,12 +268,20 @@ def _inverse_rms(rows: np.ndarray, eps: float) -> np.ndarray:
     return inv[:, None]
 
 
-def _root_of_large(rows: np.ndarray, eps: float, divisor: int) -> np.ndarray:
+def _root_of_large(
+    rows: np.ndarray, eps: float, divisor: int, total: Callable | None = None
+) -> np.ndarray:
     """sqrt(sum(rows^2) / divisor + eps) of each row, (N, C) -> (N,), where a square may be too
-    large for the dtype: the largest number is taken out first."""
-    largest = np.maximum(np.abs(rows).max(axis=1), 1)
+    large for the dtype: the largest number is taken out first, of shares the sum of the largest."""
+    largest = np.abs(rows).max(axis=1, initial=0)
+    if total is not None:
+        total(largest)
+    largest = np.maximum(largest, 1)
     scaled = rows / largest[:, None]
-    return largest * np.sqrt(np.vecdot(scaled, scaled) / divisor + eps / largest / largest)
+    squares = np.vecdot(scaled, scaled)
+    if total is not None:
+        total(squares)
+    return largest * np.sqrt(squares / divisor + eps / largest / largest)
 
 
 def _with_parameters(

@@ -1,0 +1,216 @@
+"""Several processes at work on one run: the ranks of MPI.
+
+Every rank draws the same minibatches from the same streams and holds the same model. It computes
+loss and gradient of its share of the rows; the sums over all ranks are those of the batch, and
+every rank makes the same update with them. A process alone is the one rank of `Alone`, for which
+all of this is nothing.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any, cast
+
+import numpy as np
+
+from npnet.layers import BatchNorm, CausalAttention, Dropout
+from npnet.models import Model
+from npnet.random import Generator
+
+PATIENCE = 1.0  # seconds that a rank which has failed waits for the others to fail as well
+PIECE = 1 << 20  # numbers added at a time: beyond, MPICH takes three times as long for each
+# Environment variables in which launchers tell a process its rank and how many there are. MPICH,
+# Intel MPI and srun --mpi=pmi2 set the first pair, Open MPI the second, srun --mpi=pmix the third.
+LAUNCHERS = {
+    "PMI_RANK": "PMI_SIZE",
+    "OMPI_COMM_WORLD_RANK": "OMPI_COMM_WORLD_SIZE",
+    "PMIX_RANK": "SLURM_STEP_NUM_TASKS",
+}
+
+
+class Alone:
+    """One process, rank 0 of 1.
+
+    stopping says that the run ends after this step, on every rank; `stop` asks for it, and where
+    there are several ranks they agree in the next step.
+    """
+
+    rank, size = 0, 1
+    stopping = wants_to_stop = False
+    batch: tuple[int, int] = 0, 0  # rows and longest row of the batch at work
+    rows: slice | np.ndarray = slice(None)  # those of this rank
+
+    def add(self, array: np.ndarray) -> np.ndarray:
+        """array becomes its sum over all ranks, in place, and is returned; every rank calls."""
+        return array
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks, in their order, on every rank; every rank calls."""
+        return [value]
+
+    def stop(self) -> None:
+        self.wants_to_stop = True
+        self.stopping |= self.size == 1
+
+    def each(self, function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+        """function(item) for every item, the ranks taking turns; every rank gets all results."""
+        turns = islice(items, self.rank, None, self.size)
+        parts = self.gather([function(item) for item in turns])
+        return [parts[i % self.size][i // self.size] for i in range(sum(map(len, parts)))]
+
+    def agree(self, facts: Mapping[str, Any]) -> None:
+        """ValueError, unless every rank has the same facts, name -> value."""
+        first, *others = self.gather(dict(facts))
+        for rank, found in enumerate(others, 1):
+            for name, value in first.items():
+                if found.get(name) != value:
+                    raise ValueError(
+                        f"rank {rank} and rank 0 differ in {name}: "
+                        f"{found.get(name)!s:.60} and {value!s:.60}"
+                    )
+
+
+ALONE = Alone()
+
+
+class Ranks(Alone):
+    """The ranks of one communicator of mpi4py."""
+
+    def __init__(self, communicator: Any) -> None:
+        from mpi4py import MPI
+
+        self._in_place, self._world = MPI.IN_PLACE, communicator
+        self._failed = communicator.Dup()
+        self.rank, self.size = communicator.rank, communicator.size
+
+    def add(self, array: np.ndarray) -> np.ndarray:
+        flat = array.reshape(-1)
+        for start in range(0, flat.size, PIECE):
+            self._world.Allreduce(self._in_place, flat[start : start + PIECE])
+        return array
+
+    def gather(self, value: Any) -> list[Any]:
+        return self._world.allgather(value)
+
+    def all_failed(self) -> bool:
+        """Whether every other rank comes here too within PATIENCE seconds."""
+        everybody, began = self._failed.Ibarrier(), time.monotonic()
+        while not everybody.Test():
+            if time.monotonic() - began > PATIENCE:
+                return False
+            time.sleep(0.01)
+        return True
+
+    def abort(self, status: int) -> None:
+        """End all ranks; mpiexec returns the status. What MPI itself prints then is dropped."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        self._world.Abort(status)
+
+
+def launched() -> int | None:
+    """The rank that a launcher has given to this process; None where none has started it."""
+    for name in LAUNCHERS:
+        with contextlib.suppress(KeyError, ValueError):
+            return int(os.environ[name])
+    return None
+
+
+def join() -> Alone:
+    """The ranks that mpiexec or srun has started together with this process, else ALONE, and then
+    nothing of MPI is imported.
+
+    Without mpi4py, or with one of another MPI than the launcher's, ValueError.
+    """
+    if launched() is None:
+        return ALONE
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise ValueError(
+            f'started by mpiexec, which needs mpi4py: pip install "npnet-trainer[mpi]" ({error})'
+        ) from None
+    world = MPI.COMM_WORLD
+    counts = [os.environ[size] for size in LAUNCHERS.values() if size in os.environ]
+    if world.size == 1:
+        if counts and counts[0] != "1":
+            raise ValueError(
+                f"{counts[0]} processes were started by another MPI than mpi4py's, which is "
+                f"{MPI.get_vendor()[0]}"
+            )
+        return ALONE
+    return Ranks(world)
+
+
+def share(targets: np.ndarray, rank: int, size: int) -> slice | np.ndarray:
+    """Which rows of a batch this rank computes.
+
+    targets (B,), or (B, T) with -1 where a position does not count. Of sequences the lengths are
+    dealt out, longest first, there and back again (0, 1, 1, 0, 0, ...), so that every rank has
+    about as many positions. Rows may be fewer than ranks.
+    """
+    B = len(targets)
+    if targets.ndim > 1:
+        lengths = _lengths(targets)
+        if lengths.min(initial=targets.shape[1]) < targets.shape[1]:
+            order = np.argsort(-lengths, kind="stable")
+            there, back = order[rank :: 2 * size], order[2 * size - 1 - rank :: 2 * size]
+            return np.sort(np.concatenate([there, back]))
+    return slice(B * rank // size, B * (rank + 1) // size)
+
+
+def _lengths(targets: np.ndarray) -> np.ndarray:
+    """How many positions of each sequence are computed: up to its last target that counts."""
+    return targets.shape[1] - (targets != -1)[:, ::-1].argmax(axis=1)
+
+
+class Masks:
+    """Draws the masks of a whole batch, as one process does, and hands out the rows of a share."""
+
+    def __init__(self, generator: Generator, ranks: Alone) -> None:
+        self.generator, self.ranks = generator, ranks
+
+    def bernoulli(self, p: float, shape: Sequence[int]) -> np.ndarray:
+        """shape (b, t, C), or (b, n_head, t, t) for the weights of attention."""
+        (B, T), t = self.ranks.batch, shape[-2]
+        if len(shape) == 3:
+            return self.generator.bernoulli(p, (B, T, shape[2]))[self.ranks.rows, :t]
+        return self.generator.bernoulli(p, (B, shape[1], T, T))[self.ranks.rows, :, :t, :t]
+
+
+def connect(model: Model, ranks: Alone) -> None:
+    """Let the layers of a model that look at a batch as a whole look at all shares of it."""
+    if ranks.size == 1:
+        return
+    for _, layer in model.network.walk():
+        if isinstance(layer, BatchNorm):
+            layer.total = ranks.add
+        if isinstance(layer, Dropout | CausalAttention):
+            drawn = layer.generator
+            if drawn is not None and not isinstance(drawn, Masks):
+                layer.generator = cast(Generator, Masks(drawn, ranks))
+
+
+def share_loss_and_grad(
+    model: Model, x: np.ndarray, y: np.ndarray, ranks: Alone, dloss: float = 1.0
+) -> np.floating:
+    """model.loss_and_grad of this rank's share of a batch, (x, y); the model is one that `connect`
+    has seen. `add_up` then makes both whole."""
+    if ranks.size == 1:
+        return model.loss_and_grad(x, y, dloss)
+    longest = int(_lengths(y).max()) if y.ndim > 1 else 1
+    ranks.rows, ranks.batch = share(y, ranks.rank, ranks.size), (len(y), longest)
+    n = int(np.count_nonzero(y != -1))
+    return model.loss_and_grad(x[ranks.rows], y[ranks.rows], dloss, n)
+
+
+def add_up(model: Model, loss: np.floating, ranks: Alone) -> np.floating:
+    """The sum of the losses and, in model.grad, of the gradients of all ranks, on every rank; and
+    whether one of them wants to stop."""
+    if ranks.size == 1:
+        return loss
+    model.sums[-2:] = loss, ranks.wants_to_stop
+    ranks.add(model.sums)
+    ranks.stopping = bool(model.sums[-1] > 0)
+    return model.sums[-2]
