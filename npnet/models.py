@@ -554,11 +554,12 @@ def _transformer(c: Config, g: Generator, style: Style, small: bool) -> Sequenti
         return LayerNorm(np.ones(C, c.dtype), np.zeros(C, c.dtype) if style.norm_bias else None)
 
     def block():
+        heads = _heads(c, C**-0.5 if style.scale_by_width else None, c.dropout, g)
         return Sequential(
             attention=Residual(
                 norm=norm(),
                 qkv=Linear(*qkv()),
-                heads=_heads(c, C**-0.5 if style.scale_by_width else None, c.dropout, g),
+                heads=heads,
                 projection=Linear(*linear(C, C, style.bias)),
                 dropout=Dropout(c.dropout, g),
             ),
