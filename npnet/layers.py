@@ -5,11 +5,11 @@
     dx = layer.backward(dy, cache)             and overwrites the layer's parameter gradients
     state = layer.start(batch, length)         for generation: before the first position
     y = layer.step(x, state)                   one position, x (B, C) or ids (B,); updates the state
-    state = keep(state, rows)                  the state of these words of the batch alone
+    state = keep(state, rows)                  the state of these rows of the batch alone
 
 A layer keeps nothing between calls but its parameters (and BatchNorm its running statistics): the
-cache and the state are the caller's. Layers are made from arrays that are drawn already, so the
-order of the draws stands where a network is written down. A parameter's name is the path of
+cache and the state are the caller's. Layers are made from arrays that are already drawn, so the
+order of the draws is seen where a network is written down. A parameter's name is the path of
 attributes to it, as in torch: "blocks.0.attention.qkv.weight".
 """
 
@@ -79,7 +79,7 @@ def keep(state: Any, rows: np.ndarray) -> Any:
 
 
 class AlongTime(Layer):
-    """What does not look at each position alone: its forward takes the packing of x too."""
+    """A layer that does not treat each position alone: its forward takes the packing of x too."""
 
     def forward(self, x: np.ndarray, training: bool = False, packing: Any = None) -> Pass:
         raise NotImplementedError
@@ -298,8 +298,8 @@ class BatchNorm(Layer):
 
     running says where these come from. "variance": after each training forward the mean and the
     variance become (1 - m) running + m batch, m being the momentum. "std": the same with the
-    standard deviation in the place of the variance, as in the third lecture. "calibrated": training
-    leaves them alone, and train.calibrate sets them in the end. total is batch_norm's, for a layer
+    standard deviation instead of the variance, as in the third lecture. "calibrated": training
+    leaves them alone, and train.calibrate sets them afterwards. total is batch_norm's, for a layer
     that sees a share of each batch.
     """
 
@@ -445,8 +445,8 @@ class CausalMean(AlongTime):
 
 
 class CausalAttention(AlongTime):
-    """ops.causal_attention on queries, keys and values side by side; a scale of None is its own.
-    The weights are dropped out in training alone.
+    """ops.causal_attention on queries, keys and values side by side, with its default scale where
+    scale is None. Weights are dropped out in training only.
 
     One position at a time it keeps the keys and values; `length` positions have room.
     """

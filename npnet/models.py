@@ -60,16 +60,15 @@ _SMALL = 0.02  # GPT-2's deviation
 
 
 class Style(NamedTuple):
-    """In what the published Transformers differ. The defaults are makemore's.
+    """How the published Transformers differ. The defaults are makemore's.
 
     activation      the layer between the two products of an MLP
     *_bias          whether queries, keys and values, the other products of a block, the norms, the
                     head have a bias
     heads_apart     each head's key, query and value are drawn in turn, as matrices of their own
     scale_by_width  attention is scaled by 1 / sqrt(C), not 1 / sqrt(D) of the head's width
-    small           GPT-2's first values: after torch's own, every weight is drawn again, N(0, 0.02)
-    shrunk          and then the last product of each branch, with its deviation over
-                    sqrt(2 n_layer)
+    small           GPT-2's first values: after torch's, every weight is drawn again, N(0, 0.02)
+    shrunk          and then the last weight of each branch once more, N(0, 0.02 / sqrt(2 n_layer))
     """
 
     activation: Callable[[], Layer] = GELU
@@ -97,8 +96,8 @@ STYLES = {
 @dataclass(frozen=True)
 class Config:
     """The sizes of a model, named as makemore.py names them. n_embd2 is the hidden width, style one
-    of STYLES, dropout the share that training drops, and dtype "float32" or "float64". What is no
-    size, or above LARGEST_SIZES, is a ValueError."""
+    of STYLES, dropout the share that training drops, and dtype "float32" or "float64". A size that
+    is not a whole number from 1 to LARGEST_SIZES is a ValueError."""
 
     vocab_size: int
     block_size: int

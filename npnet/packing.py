@@ -1,9 +1,9 @@
 """Sequences of different lengths as the rows of one array, so that nothing is computed for padding.
 
-A batch of names is mostly padding: the longest has 15 characters, the average 6. Packed in the
-layout of torch's PackedSequence, N rows are first those of step 0 for every sequence, longest
-sequence first, then those of step 1 for the sequences that have one, and so on. What works on each
-position alone does not notice; what looks along time needs the Packing.
+A batch of names is mostly padding: makemore's longest has 15 characters, the average 6. The N rows
+have the layout of torch's PackedSequence: first those of step 0 for every sequence, the longest
+sequence first, then those of step 1 for the sequences that have one, and so on. A layer that treats
+each position alone does not notice; one that looks along time needs the Packing.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 class Packing:
     """Which rows these are.
 
-    sizes   how many sequences are alive at each step, falling: a list of T numbers
+    sizes   how many sequences are alive at each step, never more than before: a list of T numbers
     shape   (B, T), the batch and its longest sequence
     """
 

@@ -78,8 +78,8 @@ def chooser(
 ) -> Chooser:
     """How the next character is chosen: a function logits (B, V) -> ids (B,).
 
-    temperature divides the logits; 0, and whatever is below COLDEST, takes the likeliest character
-    and draws nothing. top_k keeps the k likeliest. rule and replacement are those of
+    temperature divides the logits; below COLDEST the likeliest character is taken and nothing is
+    drawn. top_k keeps the k likeliest. rule and replacement are those of
     npnet.random.TorchGenerator.multinomial. Probabilities that are not finite are a
     FloatingPointError.
     """
@@ -122,7 +122,7 @@ def draw(
     """n words, character by character side by side; `choose` is a chooser. Each rank reads its
     share of the words, and all draw alike.
 
-    The drawing ends with the last word, or with draw_all, as makemore does it, after max_length
+    The drawing ends when every word has ended or, with draw_all, as in makemore, after max_length
     characters. watch(done) is told how many words have ended.
     """
     if not vocabulary.boundary:
@@ -174,8 +174,8 @@ def continued(model: Model, choose: Chooser, context: np.ndarray, n: int) -> Ite
 
     A model with positions is asked about the last block_size ids, numbered from the first of them
     as in training. While they fit, its layers keep what they need; from then on every id has a new
-    number at each step, and all of them are computed again. The other models have no such bound:
-    what is recurrent has seen all that came before, what reads a window sees the window.
+    number at each step, and all of them are computed again. The other models have no such bound: a
+    recurrent one has seen everything that came before, one that reads a window sees the window.
     """
     limit = model.config.block_size
     state = model.start(1, limit)

@@ -1,7 +1,7 @@
 """Training: minibatches, the loop, evaluation over whole splits, and BatchNorm's calibration.
 
-The loop is a generator, so that whoever drives it decides what to print, when to evaluate and when
-to stop:
+The loop is a generator, so that its caller decides what to print, when to evaluate and when to
+stop:
 
     for step, loss in loop(model, minibatches(x, y, 32, generator), optimizer, schedule, steps): ...
 """
@@ -27,12 +27,12 @@ Moments = tuple[int, np.ndarray, np.ndarray]
 
 
 class Diverged(FloatingPointError):
-    """A loss or a parameter that is no finite number any more."""
+    """A loss or a parameter that is no longer finite."""
 
 
 def minibatches(x: Examples, y: Examples, batch_size: int, generator: TorchGenerator) -> Batches:
-    """Endless minibatches with replacement: batch_size indices of generator.randint each, drawn
-    when asked for."""
+    """Endless minibatches with replacement, each of batch_size indices that generator.randint draws
+    when the batch is asked for."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     while True:
@@ -54,8 +54,8 @@ def loop(
     """Steps start .. steps - 1: loss and gradients of the next batch, shared among the ranks, then
     one update at the learning rate schedule(step).
 
-    With max_norm the gradients are scaled down to that norm first. With accumulate a step is the
-    mean of so many batches, loss and gradients alike.
+    With max_norm the gradients are scaled down to at most that norm first. With accumulate a step
+    takes the mean over that many batches, of the loss and of the gradients.
 
     Yields (step, loss) after each update; the loss is the one before it. A loss that is not finite
     is Diverged, before the update.
@@ -101,7 +101,8 @@ def fit(
 ) -> np.ndarray:
     """Train by SGD as the notebook does -> the loss of each step.
 
-    From half of the steps on the learning rate is a tenth of lr; in the end comes `calibrate`.
+    The learning rate is lr for the first half of the steps and a tenth of it for the rest;
+    `calibrate` follows.
     """
     batches = minibatches(x, y, batch_size, generator)
     optimizer, schedule = SGD(model.data, model.grad), step_decay(lr, steps // 2)
@@ -218,7 +219,7 @@ def count_bigrams(model: Model, x: Examples, y: Examples) -> None:
 
 
 def rows_at_once(x: Examples, chunk: int = 4096) -> int:
-    """How many rows of x, (N, T) or a window for each, are looked at together: chunk, or fewer
+    """How many rows of x, (N, T) or a window for each, are evaluated together: chunk, or fewer
     where T x T scores of each would take too much memory."""
     return max(1, min(chunk, (1 << 22) // x.shape[1] ** 2))
 

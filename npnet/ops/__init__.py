@@ -9,10 +9,10 @@ fresh arrays and nothing of the caller's is modified; `y` may be part of the cac
 takes `out`, it says for each parameter in which array its gradient is to be placed, or None for a
 fresh one; embedding has one parameter, and `out` is that array itself.
 
-Arrays have exactly the shapes of the docstring and hold floating numbers; what would only broadcast
-is a ValueError, and so are complex numbers in a backward. The dtype of the first input is the dtype
-of everything. float32 and float64 are proven; float16 is computed in float16 throughout, and
-nothing is promised of its digits.
+Arrays have exactly the shapes of the docstring and hold floating numbers; one that would only
+broadcast is a ValueError, and so are complex numbers in a backward. The dtype of the first input is
+the dtype of everything. float32 and float64 are proven; float16 is computed in float16 throughout,
+with no promise about its digits.
 
 Sizes: B batch, T time, C channels, V vocabulary, H hidden, N all leading axes together. Left out on
 purpose: convolution, pooling, broadcasting of operands, and any graph that differentiates itself.

@@ -83,7 +83,7 @@ def sigmoid(x: np.ndarray) -> tuple[np.ndarray, tuple]:
 
 
 def sigmoid_in_place(y: np.ndarray) -> None:
-    """The same into y itself; whoever calls it has told NumPy to ignore the overflow."""
+    """The same, written into y itself; the caller has told NumPy to ignore the overflow."""
     y *= -1  # np.negative in place is wrong at some strides (NumPy 2.4)
     np.exp(y, out=y)
     y += 1

@@ -9,8 +9,8 @@ from npnet.ops.checks import floating, upstream
 from npnet.ops.constants import ones, triangle
 from npnet.random import Generator
 
-# exp of a score this size, and the sum of many, is far from overflow and underflow in float32; the
-# row maximum, the most expensive part of a softmax over short rows, is then not needed.
+# The exponentials of scores up to this size, and a sum of many, are far from overflow and underflow
+# in float32. The row maximum, the most expensive part of a softmax over short rows, is not needed.
 _SAFE_SCORE = 60
 
 
@@ -34,9 +34,9 @@ def causal_attention(
     With `dropout` the weights p are dropped out before they meet v, the mask drawn from `generator`
     as `ops.dropout` draws it, for all of (..., n_head, T, T) as torch has it.
 
-    A row of s has the keys up to its own position alone. So `block` queries at a time meet the keys
-    up to the last of them: of a long sequence nearly half of the T x T is never computed or kept,
-    and what is fits into the processor's cache. A short sequence is a single block.
+    A row of s has no keys beyond its own position. So `block` queries at a time meet the keys up to
+    the last of them: for a long sequence nearly half of the T x T scores are never computed or
+    kept, and a block of them fits into the processor's cache. A short sequence is a single block.
     """
     floating("causal_attention", qkv, axes=2)
     *lead, T, C3 = qkv.shape
@@ -74,9 +74,9 @@ def causal_attention_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
         p = softmax(s)      ds = p (dp - sum(dp p)), softmax's backward; above the diagonal p is 0,
                             and so is ds
         s = scale q @ k^T   dq = scale ds @ k,  dk = scale ds^T @ q
-    The three are written straight into their places in dqkv. A block of queries has its dq alone,
-    but shares keys and values with the blocks below, so their gradients add up: the last block,
-    which sees all of them, writes, and those before it add.
+    The three are written straight into their places in dqkv. Each block of queries has a dq of its
+    own, but keys and values are shared by all later blocks, so their gradients add up: the last
+    block, which sees all of them, writes dk and dv, and those before it add to them.
     """
     q, k, v, weights, scale, shape = cache
     B, n_head, T, D = q.shape

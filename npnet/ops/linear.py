@@ -98,8 +98,8 @@ def embedding_linear(
     """Rows of a table side by side, then a linear layer: y = [table[ids[0]], ...] @ w + b.
 
     ids (..., K) integers in [0, V), table (V, C), w (K C, H), b (H,) -> y (..., H). Where the table
-    has few rows the product comes before the look-up: w is K blocks w_k (C, H) above one another,
-    so y = sum_k (table @ w_k)[ids[k]] + b, and each row of the table meets each block once,
+    has few rows the product comes before the look-up: w is K blocks w_k (C, H), one above the
+    other, so y = sum_k (table @ w_k)[ids[k]] + b, and each row of the table meets each block once,
     however often it is looked up. ids as in `embedding`.
     """
     floating("embedding_linear", table, axes=2)
@@ -122,9 +122,10 @@ def embedding_linear_backward(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """dy (..., H) -> dtable (V, C), dw (K C, H), db (H,), which `out` places.
 
-    The two backward passes in the opposite order. After product and look-up, that of the look-up
-    comes first: with r_k = table @ w_k it adds up dr_k[v] = sum_n [ids[n, k] == v] dy[n], and from
-    there on there are V rows and not N:  dw_k = table^T @ dr_k,  dtable = sum_k dr_k @ w_k^T.
+    The backward passes of the two in the opposite order. Where the forward looked up last, that of
+    the look-up comes first: with r_k = table @ w_k it adds up dr_k[v] = sum_n [ids[n, k] == v]
+    dy[n], and all that follows has V rows, not N:
+        dw_k = table^T @ dr_k,   dtable = sum_k dr_k @ w_k^T.
     """
     ids, table, w = cache
     if ids is None:

@@ -196,7 +196,7 @@ def layer_norm_backward(
 
     dgain = sum dy xhat and dbias = sum dy over the rows, which share them. Within a row g = dy gain
     is the gradient of xhat, and dx = inv (g - mean(g) - xhat mean(g xhat)): batch norm's derivation
-    with the channels of one row in the place of the batch.
+    with the channels of one row in place of the batch.
     """
     xhat, gain, inv, with_bias, shape = cache
     dy = upstream("layer_norm", dy, shape, xhat.dtype).reshape(xhat.shape)
