@@ -595,7 +595,7 @@ WRONG: tuple[Wrong, ...] = (
          "ops.batch_norm_backward(dy, cache, out=(self.weight.grad, self.bias.grad))\n"
          "    return dy * cache.slope",
          "the batch's statistics taken for constants"),
-        (MEAN, "y", "BatchNorm.forward", "self.eps, self.unbiased)", "self.eps, False)", "the biased variance"),
+        (MEAN, "y", "BatchNorm.forward", "self.eps, self.unbiased,", "self.eps, False,", "the biased variance"),
         (STATE, "dhead.bias", "Linear.backward", "if self.bias is None else (self.weight.grad, self.bias.grad)",
          "if self.bias is None else (self.weight.grad, self.bias.grad.copy())", "the bias's gradient placed in a copy"),
     ),
