@@ -177,12 +177,12 @@ def _train_flags(p):
         "--type",
         metavar="TYPE",
         type=not_empty,
-        help="short for --preset makemore-TYPE, with --text for --preset text-TYPE",
+        help="short for --preset makemore-TYPE, or with --text for --preset text-TYPE",
     )
     flag("--max-steps", type=steps, help="stop after N steps; a preset takes -1 for never")
     flag("--seed", type=int, help="seed of the random stream")
     flag("--block-size", type=positive, help="characters of text that a model sees at once")
-    flag("-b", "--batch-size", type=positive, help="examples a step")
+    flag("-b", "--batch-size", type=positive, help="examples per step")
     flag("-l", "--learning-rate", metavar="X", type=rate, help="learning rate")
     flag(
         "-w",
@@ -201,9 +201,12 @@ def _train_flags(p):
         help="the Transformer of makemore, lecture, lecture-file, nanogpt",
     )
     flag(
-        "--dropout", type=rate, metavar="P", help="the share that the Transformer drops in training"
+        "--dropout",
+        type=rate,
+        metavar="P",
+        help="share of activations that the Transformer drops in training",
     )
-    flag("--accumulate", type=positive, metavar="N", help="batches of running text a step")
+    flag("--accumulate", type=positive, metavar="N", help="batches of running text per step")
     flag(
         "--top-k",
         metavar="K",

@@ -2,7 +2,7 @@
 
 A Run holds the data, the model, the optimiser and the random streams, drawn from in the original's
 order. `steps` trains; `report` prints what the original prints along the way; `settle` gives the
-model what it still needs after its last step; `finish` prints what the original prints in the end.
+model what it still needs after its last step; `finish` prints what the original prints at the end.
 """
 
 import math
@@ -78,7 +78,7 @@ class Run:
         """After the last step, before the model is kept."""
 
     def finish(self):
-        """After that: nothing changes any more."""
+        """After that, when nothing changes any longer."""
 
 
 class LectureRun(Run):

@@ -145,7 +145,7 @@ class NanoGPTRun(TextRun):
 
 class ShownTextRun(TextRun):
     """The same with some text at each evaluation but the first, from a generator of its own, and a
-    last evaluation in the end."""
+    last evaluation at the end."""
 
     evaluates_last = False
 
