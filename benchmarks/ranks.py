@@ -23,7 +23,7 @@ from benchmarks.rows import ROWS, SizedTask, Task, TextTask
 from benchmarks.scale import transformer
 from benchmarks.step import makers
 from npnet.data import read_words
-from npnet.ranks import ALONE, join
+from npnet.ranks import ALONE, Alone, join
 from npnet.train import loop
 
 
@@ -81,7 +81,7 @@ def measure(file, most):
         task = make(read_words(file))
         take = stepper(task)
         take(1)
-        seconds = median(_timed(take, 1) for _ in range(5)) * batch / measured
+        seconds = median(_timed(take, 1, time.process_time) for _ in range(5)) * batch / measured
         size = task.model.grad.nbytes
         found["predicted"][name] = {"seconds": seconds, "bytes": size, "batch": batch}
     progress.advance()
@@ -113,13 +113,27 @@ def stepper(task, ranks=ALONE):
     return take
 
 
-def _timed(take, n):
-    before = time.perf_counter()
+def _timed(take, n, clock=time.perf_counter):
+    before = clock()
     take(n)
-    return (time.perf_counter() - before) / n
+    return (clock() - before) / n
 
 
 # In a rank
+
+
+class Clocked(Alone):
+    """The ranks of this job, and the processor time that their sums have taken here."""
+
+    def __init__(self):
+        self.ranks, self.spent = join(), 0.0
+        self.rank, self.size, self.gather = self.ranks.rank, self.ranks.size, self.ranks.gather
+
+    def add(self, array):
+        before = time.process_time()
+        self.ranks.add(array)
+        self.spent += time.process_time() - before
+        return array
 
 
 class Turns:
@@ -128,7 +142,7 @@ class Turns:
     def __init__(self, seconds):
         from mpi4py import MPI
 
-        self.seconds, self.ranks, self.meeting = seconds, join(), MPI.COMM_WORLD.Dup()
+        self.seconds, self.ranks, self.meeting = seconds, Clocked(), MPI.COMM_WORLD.Dup()
 
     def meet(self):
         everybody = self.meeting.Ibarrier()
@@ -136,19 +150,22 @@ class Turns:
             time.sleep(0.0005)
 
     def times(self, works, turns=7):
-        """name -> (take, whether all ranks do it) -> name -> seconds a call in each turn."""
+        """name -> (take, whether all ranks do it) -> name -> (seconds, processor time outside of
+        sums) a call in each turn, on rank 0."""
         counts, found = {}, {name: [] for name in works}
         for turn in range(-1, turns):
             for name, (take, together) in works.items():
                 self.meet()
-                seconds = 0.0
+                n, seconds, self.ranks.spent = counts.get(name, 2), 0.0, 0.0
+                before = time.process_time()
                 if together or self.ranks.rank == 0:
-                    seconds = _timed(take, counts.get(name, 2))
+                    seconds = _timed(take, n)
+                own = (time.process_time() - before - self.ranks.spent) / n
                 seconds = self.ranks.gather(seconds)[0]
                 if turn < 0:
                     counts[name] = max(1, round(self.seconds / seconds))
                 else:
-                    found[name].append(seconds)
+                    found[name].append((seconds, own))
         return found
 
 
@@ -163,16 +180,19 @@ def share(file, seconds):
             "shared": (stepper(make(words), turns.ranks), True),
             "larger": (stepper(make(words, n), turns.ranks), True),
         })  # fmt: skip
-        found["rows"][name] = {name: median(seconds) for name, seconds in times.items()} | {
-            "speedup": _ratio(times["alone"], times["shared"]),
-            "efficiency": _ratio(times["alone"], times["larger"]),
+        wall = {name: [seconds for seconds, _ in turn] for name, turn in times.items()}
+        own = {name: [seconds for _, seconds in turn] for name, turn in times.items()}
+        found["rows"][name] = {name: median(seconds) for name, seconds in wall.items()} | {
+            "speedup": _ratio(wall["alone"], wall["shared"]),
+            "efficiency": _ratio(wall["alone"], wall["larger"]),
+            "work": _ratio(own["alone"], own["shared"]),
         }
     for numbers in ADDED:
         array = np.zeros(numbers, np.float32)
         add = turns.times(
             {"add": (lambda n, a=array: [turns.ranks.add(a) for _ in range(n)], True)}
         )
-        found["add"][array.nbytes] = median(add["add"])
+        found["add"][array.nbytes] = median(seconds for seconds, _ in add["add"])
     found["overlap"] = _overlap(turns)
     if turns.ranks.rank == 0:
         print(json.dumps(found))
@@ -205,7 +225,7 @@ def _overlap(turns, numbers=800_000):
         "both": (lambda n: both(n, False), True),
         "both, polled": (lambda n: both(n, True), True),
     })  # fmt: skip
-    return {name: median(seconds) for name, seconds in times.items()}
+    return {name: median(seconds for seconds, _ in turns) for name, turns in times.items()}
 
 
 def threads(file, library, name):
@@ -253,6 +273,7 @@ def show(found):
                 f"{row['shared'] * 1e3:.3g}",
                 f"{row['speedup']:.2f}",
                 f"{row['efficiency']:.2f}",
+                f"{row['work']:.2f}",
                 *(
                     t and f"{t * 1e3:.3g}"
                     for t in map(found["threads"][name].get, ("npnet", "torch"))
@@ -260,7 +281,13 @@ def show(found):
             ]
             for name, row in job["rows"].items()
         ]
-        head = ["alone ms", f"{n} ranks ms", "times as fast", "of a batch each"]
+        head = [
+            "alone ms",
+            f"{n} ranks ms",
+            "times as fast",
+            "of a batch each",
+            "work alone / shared",
+        ]
         head += ["BLAS threads ms", "torch threads ms"]
         print(table([f"{n} ranks", *head], lines), end="\n\n")
         add = {int(size): seconds for size, seconds in job["add"].items()}
@@ -284,7 +311,8 @@ def show(found):
                     else None
                     for n in NODES
                 ]
-                label = f"{name}, batch {model['batch']}, {once[0] * 1e3:.3g} ms: {what}"
+                took = f"{once[0]:.3g} s" if once[0] > 1 else f"{once[0] * 1e3:.3g} ms"
+                label = f"{name}, batch {model['batch']}, {took}: {what}"
                 lines.append([label, *(c and f"{c:.2f}" for c in cells)])
         about = f"{network}, {latency * 1e6:.0f} us and {bandwidth / 1e9:g} GB/s a message"
         print(table([about, *map(str, NODES)], lines), end="\n\n")

@@ -122,7 +122,7 @@ class Folder:
 
     def record(self, run: Run, step: int, loss: float | None = None) -> None:
         """A line of the history, if the step or the run's evaluation deserves one."""
-        if loss is not None and step % self.every and not run.evaluation:
+        if not self.writes or (loss is not None and step % self.every and not run.evaluation):
             return
         rate = run.schedule(step) if run.schedule and loss is not None else None
         losses = [run.evaluation.get(name) for name in ("train", "val", "test")]

@@ -401,6 +401,13 @@ def test_the_history_has_the_losses_the_rate_and_the_time(names, tmp_path):
     assert seconds == sorted(seconds) and seconds[0] >= 0
 
 
+def test_a_rank_that_writes_nothing_gathers_no_history(tmp_path):
+    with begun(tmp_path) as (run, folder):
+        folder.writes = False
+        folder.record(run, 0, 3.3)
+        assert folder.history.pending == []
+
+
 def test_the_history_is_cut_back_to_where_the_run_goes_on(tmp_path):
     path = tmp_path / "history.csv"
     one = History(path, 0)

@@ -118,7 +118,7 @@ def test_the_benchmark_of_ranks_finds_a_time_for_everything(names):
     found = json.loads(mpi((2, arguments)).stdout)
     assert found["rows"].keys() == ranks.SHARED.keys()
     for row in found["rows"].values():
-        assert row.keys() == {"alone", "shared", "larger", "speedup", "efficiency"}
+        assert row.keys() == {"alone", "shared", "larger", "speedup", "efficiency", "work"}
         assert min(row.values()) > 0
     assert ranks.fitted(found["add"])[1] > 0 and len(found["overlap"]) == 4
 

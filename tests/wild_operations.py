@@ -238,7 +238,7 @@ MYGRAD = {
     "gru": (
         gru,
         "(t,n,c),(c,d),(d,d),(d),(c,d),(d,d),(d),(c,d),(d,d),(d)->(t+1,n,d)",
-        SMALL | {"allow": ["write", "view"]},  # see test_wild.py
+        SMALL | {"allow": ["write", "view"], "draw": {"layout": ["C"]}},  # see test_wild.py
     ),
 }
 
