@@ -123,7 +123,8 @@ def main(argv=None):
     except DataError as error:
         parser.error(str(error))
     machine = measure.machine()
-    print(measure.describe(machine), flush=True)
+    used = "all" if getattr(args, "ranks", None) else "one"
+    print(measure.describe(machine, used), flush=True)
     found = {"machine": machine}
     for each in [args] if args.command else [parser.parse_args([name]) for name in DEFAULT]:
         found[each.command] = measured(each, words)

@@ -165,13 +165,13 @@ def machine():
     } | {name: installed(name) for name in ("numpy", "torch", "jax")}
 
 
-def describe(machine):
-    """The machine in two lines."""
+def describe(machine, used="one"):
+    """The machine in two lines, and how many of its cores are used."""
     versions = ", ".join(
         f"{n} {machine[n]}" for n in ("python", "numpy", "torch", "jax") if machine[n]
     )
     kernels = machine["OPENBLAS_CORETYPE"] or "not set"
-    cores = f"{machine['cores']} cores, one used"
+    cores = f"{machine['cores']} cores, {used} used"
     return (
         f"{machine['processor']}, {cores}; {machine['system']}\n"
         f"{versions}; OPENBLAS_CORETYPE {kernels}"

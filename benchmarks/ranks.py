@@ -169,12 +169,14 @@ class Turns:
         return found
 
 
-def share(file, seconds):
-    """Rank 0 prints what the ranks of this job give, measured in turns of so many seconds."""
+def share(file, seconds, *names):
+    """Rank 0 prints what the ranks of this job give, measured in turns of so many seconds, for the
+    rows of these names (none: all)."""
     turns = Turns(float(seconds))
     words, n = read_words(file), turns.ranks.size
     found = {"rows": {}, "add": {}}
-    for name, make in SHARED.items():
+    for name in names or SHARED:
+        make = SHARED[name]
         times = turns.times({
             "alone": (stepper(make(words)), False),
             "shared": (stepper(make(words), turns.ranks), True),

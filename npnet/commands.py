@@ -57,7 +57,8 @@ def train(args: Namespace, console: Console) -> int:
         console.stage("preparing")
         run = preset.prepare(data)
         run.stage, run.ranks = lambda what: console.stage(what).advance, console.ranks
-        run.ranks.agree(_facts(run, data, saved))
+        if console.several:
+            run.ranks.agree(_facts(run, data, saved))
         with console.deferred():
             start = folder.begin(run, data, source, saved) if folder else 0
         _announce(run, data, source, start, console)

@@ -263,11 +263,13 @@ class Console:
                 number = getattr(signal, name, None)  # Windows has no SIGHUP
                 if number and signal.getsignal(number) not in (None, signal.SIG_IGN):
                     self._previous[number] = signal.signal(number, self._note)
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._swallowed
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
         sys.stdout, sys.stderr = self._streams
+        sys.unraisablehook = self._hook
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
@@ -308,6 +310,20 @@ class Console:
             self._since = time.monotonic()
         if (late if again else not self._deferred) and not self._closed:
             self.interrupt()
+
+    def _swallowed(self, unraisable: Any) -> None:
+        """Python drops what is raised in a destructor, so an interrupt there is sent once more."""
+        if isinstance(unraisable.exc_value, Interrupted):
+            again = threading.Timer(0.01, self._send_again)
+            again.daemon = True
+            again.start()
+        else:
+            self._hook(unraisable)
+
+    def _send_again(self) -> None:
+        if not self._closed:
+            number, self.signal = self.signal, 0
+            signal.raise_signal(number)
 
     def interrupt(self, message: str = "interrupted") -> None:
         """End the command for the signal that was noted."""

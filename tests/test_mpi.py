@@ -114,9 +114,10 @@ def test_a_run_changes_the_number_of_its_ranks(flags, names, tmp_path):
 
 
 def test_the_benchmark_of_ranks_finds_a_time_for_everything(names):
-    arguments = (sys.executable, "-m", "benchmarks.ranks", "share", names, 0.001)
+    rows = list(ranks.SHARED)[:2]
+    arguments = (sys.executable, "-m", "benchmarks.ranks", "share", names, 0.001, *rows)
     found = json.loads(mpi((2, arguments)).stdout)
-    assert found["rows"].keys() == ranks.SHARED.keys()
+    assert list(found["rows"]) == rows
     for row in found["rows"].values():
         assert row.keys() == {"alone", "shared", "larger", "speedup", "efficiency", "work"}
         assert min(row.values()) > 0

@@ -159,11 +159,27 @@ def test_a_second_signal_a_second_later_does_not_wait():
     assert reached == ["after the first"]
 
 
+def test_a_signal_in_a_destructor_is_not_lost(capsys):
+    class Dying:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    with Console() as console, pytest.raises(Interrupted) as found:
+        Dying()
+        for _ in range(500):
+            time.sleep(0.01)
+    assert found.value.number == console.signal == signal.SIGTERM
+    assert capsys.readouterr().err == ""
+
+
 def test_streams_and_signals_are_given_back():
-    before = sys.stdout, sys.stderr, signal.getsignal(signal.SIGINT)
+    def taken():
+        return sys.stdout, sys.stderr, sys.unraisablehook, signal.getsignal(signal.SIGINT)
+
+    before = taken()
     with Console():
-        assert sys.stdout is not before[0]
-    assert (sys.stdout, sys.stderr, signal.getsignal(signal.SIGINT)) == before
+        assert all(one != other for one, other in zip(before, taken(), strict=True))
+    assert taken() == before
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3])

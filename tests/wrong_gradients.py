@@ -21,6 +21,20 @@ def fused(name, **options):
     return gradients
 
 
+def over_time(name):
+    """A recurrent operation from x @ w[:c] + b, for sequences (n, t, c) of one length."""
+
+    def gradients(dy, x, h0, w, b):
+        n, t, c = x.shape
+        packed = [a.swapaxes(0, 1).reshape(n * t, -1) for a in (dy, x @ w[:c] + b)]
+        da, dh0, dw = fused(name, sizes=[n] * t)(*packed, h0, w[c:])
+        da = da.reshape(t, n, -1).swapaxes(0, 1)
+        dw = np.concatenate([np.einsum("ntc,ntg->cg", x, da), dw])
+        return da @ w[:c].T, dh0, dw, da.sum((0, 1))
+
+    return gradients
+
+
 def conv(dy, x, w):
     """Of y[n, t] = sum over k of x[n, t + k] w[k]."""
     t, dx, dw = dy.shape[1], np.zeros_like(x), np.zeros_like(w)
@@ -56,8 +70,8 @@ OPERATIONS = {
     "rms_norm": ("x:n,o gain:o", "n,o", fused("rms_norm")),
     "batch_norm": ("x:m,c gain:c bias:c", "m,c", fused("batch_norm")),
     "attention": ("qkv:n,t,12", "n,t,4", fused("causal_attention", n_head=2)),
-    "gru": ("x:n,t,c h0:h w:c+h,3h b:3h", "n,t,h", fused("gru")),
-    "rnn": ("x:n,t,c h0:h w:c+h,h b:h", "n,t,h", fused("rnn")),
+    "gru": ("x:n,t,c h0:h w:c+h,3h b:3h", "n,t,h", over_time("gru")),
+    "rnn": ("x:n,t,c h0:h w:c+h,h b:h", "n,t,h", over_time("rnn")),
     "gelu": ("x:n,c", "n,c", fused("gelu")),
     "gelu_erf": ("x:n,c", "n,c", fused("gelu", approximate="none")),
     "tanh": ("x:n,c", "n,c", fused("tanh")),
