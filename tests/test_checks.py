@@ -90,6 +90,25 @@ def test_embedding_and_cross_entropy_take_their_shapes_alone():
             ops.cross_entropy_backward(np.ones(shape), cache)
 
 
+@pytest.mark.parametrize(
+    "ids, w",
+    [
+        (np.array(1), np.ones((C, H))),
+        (np.zeros((B, 0), int), np.ones((0, H))),
+        (np.zeros((B, 1), int), np.array(1.0)),
+    ],
+)
+def test_embedding_linear_needs_rows_and_a_matrix(ids, w):
+    with pytest.raises(ValueError, match=r"^embedding_linear: .* got"):
+        ops.embedding_linear(ids, np.ones((V, C)), w, np.ones(H))
+
+
+@pytest.mark.parametrize("options, named", [({"dropout": 0.5}, "generator"), ({"block": 0}, "0")])
+def test_attention_that_cannot_draw_or_advance_is_refused(options, named):
+    with pytest.raises(ValueError, match=f"^causal_attention: .*{named}"):
+        ops.causal_attention(*inputs("causal_attention"), n_head=2, **options)
+
+
 @pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize("kind", [complex, bool, int])
 def test_what_is_no_floating_number_is_refused_by_name(name, kind):

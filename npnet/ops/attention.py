@@ -45,6 +45,10 @@ def causal_attention(
             "causal_attention: the last axis must be a multiple of 3 * n_head, "
             f"got {C3} and n_head = {n_head}"
         )
+    if block < 1:
+        raise ValueError(f"causal_attention: block must be at least 1, got {block}")
+    if dropout and generator is None:
+        raise ValueError("causal_attention: dropout draws from a generator, and there is none")
     C = C3 // 3
     scale = 1 / math.sqrt(C // n_head) if scale is None else scale
     x = qkv.reshape(math.prod(lead), T, C3)

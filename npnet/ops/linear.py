@@ -103,7 +103,11 @@ def embedding_linear(
     however often it is looked up. ids as in `embedding`.
     """
     floating("embedding_linear", table, axes=2)
-    (V, C), K, H = table.shape, ids.shape[-1], w.shape[-1]
+    if ids.ndim == 0 or ids.shape[-1] == 0:
+        raise ValueError(
+            f"embedding_linear: ids must have a last axis of at least one row, got {ids.shape}"
+        )
+    (V, C), K, H = table.shape, ids.shape[-1], w.shape[-1] if w.ndim else 0
     table, w, b = fitted("embedding_linear", table, w=(w, (K * C, H)), b=(b, (H,)))
     if min(ids.size // K, C, _ONE_HOT_ROWS) < V:
         x, looked_up = embedding(ids, table)
