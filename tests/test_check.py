@@ -483,6 +483,25 @@ def test_a_bad_signature(signature):
         oracle.check_backward(np.tanh, scaled, None, signature)
 
 
+def clipped_entropy(p, t):
+    p = np.clip(p, 1e-7, 1 - 1e-7)
+    return -np.mean(t * np.log(p) + (1 - t) * np.log(1 - p))
+
+
+def clipped_entropy_backward(dy, p, t):
+    return dy * (p - t) / (p * (1 - p)) / p.size
+
+
+def test_probabilities_are_drawn_between_0_and_1():
+    details = {"signature": "(n),(n)->()", "wrt": ["p"]}
+    within = {"between": {"p": (0, 1), "t": (0, 1)}}
+    dtypes = {"dtype": ["float64", "float32"]}
+    assert not oracle.judge(clipped_entropy, clipped_entropy_backward, **details).ok
+    assert oracle.judge(clipped_entropy, clipped_entropy_backward, **details, **within, **dtypes).ok
+    report = oracle.judge(clipped_entropy, lambda dy, p, t: dy * (p - t), **details, **within)
+    assert report["dp"].kind == "wrong value"
+
+
 @pytest.mark.parametrize(
     "details, says",
     [
@@ -494,6 +513,7 @@ def test_a_bad_signature(signature):
         ({"dtype": ()}, "dtype must be"),
         ({"max_examples": 0}, "must be positive"),
         ({"magnitude": 0.0}, "must be positive"),
+        ({"between": {"x": (1, 0)}}, r"x needs low < high"),
         ({"reference": lambda x: x.sum()}, "the reference returns shape"),
         ({"backward": lambda dy, x: (dy * 2, dy)}, "has to return dx, but returns 2 gradients"),
     ],

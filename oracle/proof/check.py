@@ -41,6 +41,7 @@ def judge(
     *,
     ids: Mapping[str | int, Any] | None = None,
     positive: Sequence[str | int] = (),
+    between: Mapping[str | int, tuple[float, float]] | None = None,
     wrt: Sequence[str | int] | None = None,
     sizes: Mapping[str, tuple[int, int]] | None = None,
     options: Mapping[str, Any] | None = None,
@@ -64,6 +65,7 @@ def judge(
     ids        {input: high} or {input: (low, high)} for integer inputs from low to high - 1, each a
                number or a letter; an input goes by its name in the forward or its place from 0
     positive   inputs whose values are to be positive
+    between    {input: (low, high)} for values between these two, (0, 1) for probabilities
     wrt        the inputs whose gradients the backward returns, where they are not all floating ones
     sizes      {letter: (low, high)} where 1 to 6 will not do; a letter may be one that only the
                results, `ids` or `options` use
@@ -88,6 +90,7 @@ def judge(
         signature,
         ids=ids,
         positive=positive,
+        between=between,
         wrt=wrt,
         sizes=sizes,
         options=options,

@@ -157,8 +157,8 @@ def inputs(signature: str, **details: Any) -> st.SearchStrategy[tuple[np.ndarray
     """For one's own @given: the arrays that `oracle.judge` draws, in the order of the signature.
 
     signature  "(n,i),(i,o)": the shapes of the inputs alone
-    details    ids, positive, sizes, draw, dtype and magnitude, as `oracle.judge` takes them; an
-               input goes by its place
+    details    ids, positive, between, sizes, draw, dtype and magnitude, as `oracle.judge` takes
+               them; an input goes by its place
     """
     proof = Proof(lambda: None, None, None, signature + "->()", **details)
 

@@ -67,6 +67,7 @@ class Proof:
         *,
         ids: Mapping[str | int, Any] | None = None,
         positive: Sequence[str | int] = (),
+        between: Mapping[str | int, tuple[float, float]] | None = None,
         wrt: Sequence[str | int] | None = None,
         sizes: Mapping[str, tuple[int, int]] | None = None,
         options: Mapping[str, Any] | None = None,
@@ -92,6 +93,10 @@ class Proof:
             for key, high in ids.items()
         }
         self.positive = [self.name_of(key) for key in positive]
+        self.between = {self.name_of(key): limits for key, limits in (between or {}).items()}
+        for name, (low, high) in self.between.items():
+            if not -np.inf < low < high < np.inf:
+                raise ValueError(f"between: {name} needs low < high, got ({low}, {high})")
         floating = [name for name in self.names if name not in self.ids]
         self.wanted = floating if wrt is None else [self.name_of(key) for key in wrt]
         if integers := [name for name in self.wanted if name in self.ids]:
@@ -225,6 +230,9 @@ class Proof:
                 shaped = True
                 if name in self.positive:
                     values = np.abs(values) + 0.1 * example["scale"]
+                elif name in self.between:  # ties stay ties, and the bounds are never met
+                    low, high = self.between[name]
+                    values = low + (high - low) * (0.5 + 0.49 * values / (1 + np.abs(values)))
             inputs[name] = lay_out(values, layout, dtype, bool(shape) and shape[0] > 0)
         upstream = example["upstream"] if self.subject.upstream else 0.0
         dys = tuple(
@@ -376,6 +384,7 @@ class Proof:
         arguments = ", ".join(self.calls)
         arguments += f", ids={self.ids}" * bool(self.ids)
         arguments += f", positive={self.positive}" * bool(self.positive)
+        arguments += f", between={self.between}" * bool(self.between)
         floating = [name for name in self.names if name not in self.ids]
         arguments += f", wrt={self.wanted}" * (self.wanted != floating)
         dtypes = [str(d) for d in self.dtypes]
