@@ -239,6 +239,22 @@ def test_a_mistake_in_a_fused_backward_is_named(name, old, new, row, says, check
     ), rows[row]
 
 
+def test_right_once_and_wrong_when_called_again(check):
+    adds_up = """
+once = batch_norm_backward
+total = {}
+
+def batch_norm_backward(dy, cache):
+    dx, dgain, dbias = once(dy, cache)
+    total[dbias.shape] = dbias + total.get(dbias.shape, 0)
+    return dx, dgain, total[dbias.shape]
+"""
+    status, rows, _ = check(solution("batch_norm") + adds_up)
+    assert status == 1
+    assert rows["dx"][0] == rows["dgain"][0] == "done"
+    assert rows["dbias"][0] == "wrong" and "was expected" in rows["dbias"][1]
+
+
 def test_right_for_32_and_wrong_for_others(check):
     status, rows, output = check(edited("dbndiff + 1 / n * dbnmean", "dbndiff + 1 / 32 * dbnmean"))
     assert (

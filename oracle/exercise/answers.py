@@ -5,7 +5,7 @@ import inspect
 import runpy
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,8 @@ class Problem(str):
 @dataclass
 class Answer:
     """One gradient for one example: what the user returned, None or a Problem; what is right; what
-    `decide` needs, and what `likely_mistake` may know."""
+    `decide` needs, and what `likely_mistake` may know; what the whole property says of a right
+    value."""
 
     name: str
     got: Any
@@ -46,6 +47,7 @@ class Answer:
     scale: Callable[[], np.ndarray] | None = None
     terms: int = 1
     known: dict[str, Any] = field(default_factory=dict)
+    finding: str = ""
 
     def judge(self) -> tuple[str, str]:
         if self.got is None:
@@ -58,7 +60,7 @@ class Answer:
             got = np.asarray(self.got)
             result = decide(got, expected, self.scale, self.terms, self.largest, name)
         if result.ok:
-            return DONE, ""
+            return (WRONG, f"{self.finding}.") if self.finding else (DONE, "")
         hint = likely_mistake(name, self.got, self.expected, sizes=self.sizes, **self.known)
         return WRONG, f"{result.message}." + (f" Likely mistake: {hint}." if hint else "")
 
@@ -238,6 +240,7 @@ def operation_answers(
     }
     y, gradients = run_operation(path, mine, case, examination, names)
     found = {"y": y} | dict(zip(names, gradients, strict=True))
+    beyond = findings(mine, case, example, names) if all_given(found.values()) else {}
     for name, got in found.items():
         yield Answer(
             name,
@@ -248,7 +251,22 @@ def operation_answers(
             partial(scale_of, examination, name),
             examination.terms,
             {"inputs": problem.inputs, "dy": dy, "ones": ones.get(name)},
+            beyond.get(name, ""),
         )
+
+
+def all_given(found: Iterable[Any]) -> bool:
+    return all(got is not None and not isinstance(got, Problem) for got in found)
+
+
+def findings(mine: dict, case: Case, example: dict, names: list[str]) -> dict[str, str]:
+    """What the judge's property says of the user's pair beyond the values, which an Answer judges:
+    the first sentence about each gradient, or about the whole under the first."""
+    forward, backward = mine.get(case.name), mine[f"{case.name}_backward"]
+    said: dict[str, str] = {}
+    for finding in examine(case, example, np.float64, forward, backward).run():
+        said.setdefault(finding.name if finding.name in names else names[0], finding.sentence)
+    return said
 
 
 def scale_of(examination: Examination, name: str) -> np.ndarray:
