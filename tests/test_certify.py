@@ -13,7 +13,7 @@ from oracle.__main__ import main
 from oracle.cases import CASES
 from oracle.certify import certify
 from oracle.model_cases import MODEL_CASES
-from oracle.prove import ALL_CASES
+from oracle.prove import ALL_CASES, prove
 
 
 def test_every_operation_and_model_has_a_row(capsys):
@@ -63,3 +63,10 @@ def test_bad_flags_are_one_line(flags):
     )
     assert run.returncode == 2 and run.stdout == "" and len(run.stderr.splitlines()) == 1
     assert flags[-1] in run.stderr
+
+
+def test_what_is_judged_again_by_the_parts_it_is_summed_from_is_reported_once():
+    example = {"seed": 2658527903, "lead": (), "T": 2, "n_head": 2, "D": 3, "block": 2, "p": 0.5}
+    example |= {"values": "normal", "scale": 1.0, "upstream": 1e4, "layout": "reversed"}
+    results = prove("causal_attention_dropout", example)
+    assert results and all(result.ok for result in results)

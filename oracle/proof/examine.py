@@ -390,11 +390,12 @@ class Examination:
             for n in first
             if not self.wrong(f"d{n}") and np.shape(first[n]) == self.expected.gradients[n].shape
         }
-        before = dict(self.findings)
+        before, count = dict(self.findings), len(self.results)
         self.close(total, "as the sum over two parts of dy, ")
         if self.findings.keys() != before.keys() and self.expected.scale is not None:
             # What cancels in the whole need not cancel in a part, whose errors are then larger.
             self.findings = before
+            del self.results[count:]
             scales = [self.expect(dys).scale()[1] for dys in (part, rest)]  # type: ignore[misc]
             scale = {n: scales[0][n] + scales[1][n] for n in total}
             self.close(total, "as the sum over two parts of dy, ", scale)
