@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 
 def run():
@@ -22,9 +23,12 @@ def run():
 
 
 def _leave(number, frame):
-    """Before main takes the signals and after it has given them back."""
-    os.write(2, b"npnet: interrupted\n")
-    os._exit(128 + number)
+    """Before main takes the signals and after it has given them back; a second one, after it has
+    ended for the first, changes nothing."""
+    ended = getattr(sys.modules.get("npnet.cli"), "ended_by", 0)
+    if not ended:
+        os.write(2, b"npnet: interrupted\n")
+    os._exit(128 + (ended or number))
 
 
 if __name__ == "__main__":

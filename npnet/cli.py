@@ -19,8 +19,7 @@ from npnet.progress import Console, Interrupted
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 MOST = 10**15
-
-
+ended_by = 0  # the signal that ended the command, once it is to be said
 SHARED = ("train", "sample", "evaluate")  # the commands whose work several ranks share
 
 
@@ -62,6 +61,8 @@ def _run(argv, console):
         finally:
             console.close()
     except Interrupted as error:
+        global ended_by  # for the handler that gets the signals back
+        ended_by = error.number
         return console.complain(f"npnet: {error}", 128 + error.number)
     except FloatingPointError as error:
         return console.complain(f"npnet: {error}", 3)

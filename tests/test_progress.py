@@ -182,6 +182,28 @@ def test_streams_and_signals_are_given_back():
     assert taken() == before
 
 
+def test_a_second_signal_at_the_very_end_says_nothing_more(names):
+    """The first comes while a run goes on, the second when main has given the signals back."""
+    script = f"""
+import signal, sys, threading
+from npnet import __main__ as entry, cli
+
+def main(run=cli.main):
+    threading.Timer(1.0, signal.raise_signal, [signal.SIGTERM]).start()
+    run()
+    signal.raise_signal(signal.SIGINT)
+
+cli.main = main
+sys.argv = ["npnet", "train", "-q", "--type", "bigram", "-i", {str(names)!r}]
+entry.run()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert done.returncode == 128 + signal.SIGTERM
+    assert re.fullmatch(r"npnet: interrupted after [\d,]+ steps\n", done.stderr)
+
+
 @pytest.mark.parametrize("delay", [0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3])
 def test_a_signal_ends_start_up_too(delay, names):
     """Whatever is being imported or read: no traceback, and the status that belongs to it. Before
