@@ -266,7 +266,7 @@ WRONG: tuple[Wrong, ...] = (
         (MEMORY, "read-only", "backward", "slope = np.array(density)", "slope = density",
          "the cached density as scratch"),
         (RANGE, "y", "_normal_tail", "if a.dtype == np.float64 else _TAIL32", "if a.dtype != np.float64 else _TAIL32",
-         "seven terms where there should be 23"),
+         "ten terms where there should be 23"),
         (MEMORY, "read-only", "backward", "np.asarray(x * x)", "np.multiply(x, x, out=s)",
          "a cached array as scratch"),
     ),
