@@ -552,6 +552,9 @@ def _transformer(c: Config, g: Generator, style: Style, small: bool) -> Sequenti
     def norm():
         return LayerNorm(np.ones(C, c.dtype), np.zeros(C, c.dtype) if style.norm_bias else None)
 
+    def dropout():
+        return {"dropout": Dropout(c.dropout, g)} if c.dropout else {}
+
     def block():
         heads = _heads(c, C**-0.5 if style.scale_by_width else None, c.dropout, g)
         return Sequential(
@@ -560,14 +563,14 @@ def _transformer(c: Config, g: Generator, style: Style, small: bool) -> Sequenti
                 qkv=Linear(*qkv()),
                 heads=heads,
                 projection=Linear(*linear(C, C, style.bias)),
-                dropout=Dropout(c.dropout, g),
+                **dropout(),
             ),
             mlp=Residual(
                 norm=norm(),
                 up=Linear(*linear(C, 4 * C, style.bias)),
                 activation=style.activation(),
                 down=Linear(*linear(4 * C, C, style.bias)),
-                dropout=Dropout(c.dropout, g),
+                **dropout(),
             ),
         )
 
@@ -578,7 +581,7 @@ def _transformer(c: Config, g: Generator, style: Style, small: bool) -> Sequenti
         embedding.token.weight.data = np.ascontiguousarray(head[0].T)
     return Sequential(
         embedding=embedding,
-        dropout=Dropout(c.dropout, g),
+        **dropout(),
         blocks=blocks,
         norm=norm(),
         head=TiedLinear(embedding.token.weight) if c.tie_weights else Linear(*head),
