@@ -146,17 +146,19 @@ def join() -> Alone:
 def share(targets: np.ndarray, rank: int, size: int) -> slice | np.ndarray:
     """Which rows of a batch this rank computes.
 
-    targets (B,), or (B, T) with -1 where a position does not count. Of sequences the lengths are
-    dealt out, longest first, there and back again (0, 1, 1, 0, 0, ...), so that every rank has
-    about as many positions. Rows may be fewer than ranks.
+    targets (B,), or (B, T) with -1 where a position does not count. Sequences of different lengths
+    are sorted, the longest first, and cut where each rank gets as many positions, to within one
+    row. Rows of a share are thus of similar length, which makes attention's rectangle of (rows,
+    longest row) small. Rows may be fewer than ranks.
     """
     B = len(targets)
     if targets.ndim > 1:
         lengths = _lengths(targets)
         if lengths.min(initial=targets.shape[1]) < targets.shape[1]:
             order = np.argsort(-lengths, kind="stable")
-            there, back = order[rank :: 2 * size], order[2 * size - 1 - rank :: 2 * size]
-            return np.sort(np.concatenate([there, back]))
+            ends = 2 * lengths[order].cumsum()
+            middles = ends - lengths[order]
+            return order[middles * size // ends[-1] == rank]
     return slice(B * rank // size, B * (rank + 1) // size)
 
 

@@ -109,7 +109,9 @@ def test_every_row_is_in_one_share_and_the_positions_are_even(lengths, size):
     assert sorted(np.concatenate(rows)) == list(range(len(lengths)))
     counted = np.where(lengths == 0, T, lengths)  # of a row without targets all is computed
     loads = [counted[part].sum() for part in rows]
-    assert max(loads) - min(loads) <= T
+    assert all(abs(load - counted.sum() / size) <= T for load in loads)
+    if len(set(counted)) > 1:
+        assert (np.diff(counted[np.concatenate(rows)]) <= 0).all()  # alike in length
 
 
 def test_windows_are_shared_evenly_too():
