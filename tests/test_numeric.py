@@ -453,3 +453,12 @@ def test_rounded_arithmetic_rounds_into_what_is_given_and_the_two_parts_apart():
         np.testing.assert_array_equal(a.real, b.real)
         assert np.all(a.imag != exact.imag) and np.all(a.real != exact.real)
         np.testing.assert_allclose(a, exact, rtol=30 * SIZE)
+
+
+def test_an_input_too_small_to_move_anything_has_a_slope_that_may_be_hidden():
+    """1 + x w with both of 1e-7 stands still to the last bit, and its slope is that w all the same."""
+    inputs = {"x": np.array([1e-7]), "w": np.array([1e-7])}
+    found = differences(lambda g: (1 + g["x"] * g["w"],), inputs, (np.ones(1),), ["x"])
+    assert found.judged["x"].all()
+    assert found.low["x"] <= 1e-7 <= found.high["x"]
+    assert found.high["x"] - found.low["x"] < 1e-3

@@ -221,8 +221,11 @@ def one_sided(
     unit = float(np.median(relative)) if relative.size else 0.0
     if fits_float32(y) and not fits_float32(x):
         unit = max(unit, 2.0**-24)
-    if unit > 2.0**-40:  # it may compute in float32, so that y stands still though x moves
-        best[3] = np.where(best[3] == 0, BOTH.total * unit * np.abs(y) / largest_step, best[3])
+    still = best[3] == 0
+    if not unit > 2.0**-40:  # else it may compute in float32, so that y stands still though x moves
+        unit, still = UNIT, still & still.all(1, keepdims=True)  # and here when all of it does
+    hides = BOTH.total * unit * np.abs(y) / largest_step
+    best[3] = np.where(still & np.isfinite(hides), hides, best[3])
     return best[0], best[1], sums(np.arange(x.size))[0]
 
 
