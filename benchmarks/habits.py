@@ -132,7 +132,8 @@ def first_values(
 ) -> dict[str, np.ndarray]:
     """What a library starts from."""
     if case.name.startswith("models."):
-        model = build(case.name.removeprefix("models."), options["config"], TorchGenerator(seed))
+        kind = case.forward.keywords["kind"]
+        model = build(kind, options["config"], TorchGenerator(seed))
         return {name: array.copy() for name, array in model.parameters().items()}
     start = {"gain": 1.0, "bias": 0.0, "b": 0.0, "h0": 0.0, "c0": 0.0, "mean": 0.0, "var": 1.0}
     return {

@@ -5,12 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import bounds, generate, imports, ranks, runs, scale
+from benchmarks import bounds, generate, habits, imports, ranks, runs, scale
 from benchmarks.__main__ import main
 from benchmarks.measure import Peer, agree, summary, table
 from benchmarks.rows import ROWS, TEXT_ROWS, Task, TextTask
 from benchmarks.step import makers
 from npnet.data import read_words
+from oracle.model_cases import MODEL_CASES
 
 WORDS = read_words()[:300]
 
@@ -197,3 +198,10 @@ def test_ranks_ask_for_a_number_and_for_mpi4py(capsys, monkeypatch):
         with pytest.raises(SystemExit):
             main(argv)
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", MODEL_CASES)
+def test_every_model_has_first_values_for_the_table_of_habits(name):
+    (library,) = (habit for habit in habits.HABITS if habit.library and not habit.ones)
+    drawn = habits.prepare(MODEL_CASES[name], library, np.random.default_rng(0))
+    assert len(drawn.inputs) > 2

@@ -456,7 +456,7 @@ def test_rounded_arithmetic_rounds_into_what_is_given_and_the_two_parts_apart():
 
 
 def test_an_input_too_small_to_move_anything_has_a_slope_that_may_be_hidden():
-    """1 + x w with both of 1e-7 stands still to the last bit, and its slope is that w all the same."""
+    """1 + x w with both of 1e-7 stands still to the last bit, though its slope is w."""
     inputs = {"x": np.array([1e-7]), "w": np.array([1e-7])}
     found = differences(lambda g: (1 + g["x"] * g["w"],), inputs, (np.ones(1),), ["x"])
     assert found.judged["x"].all()
