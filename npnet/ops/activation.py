@@ -77,17 +77,12 @@ def sigmoid(x: np.ndarray) -> tuple[np.ndarray, tuple]:
     """
     floating("sigmoid", x)
     y = np.array(x)
-    with np.errstate(over="ignore"):
-        sigmoid_in_place(y)
-    return y, (y,)
-
-
-def sigmoid_in_place(y: np.ndarray) -> None:
-    """The same, written into y itself; the caller has told NumPy to ignore the overflow."""
     y *= -1  # np.negative in place is wrong at some strides (NumPy 2.4)
-    np.exp(y, out=y)
+    with np.errstate(over="ignore"):
+        np.exp(y, out=y)
     y += 1
     np.reciprocal(y, out=y)
+    return y, (y,)
 
 
 def sigmoid_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:

@@ -15,6 +15,12 @@ def ones(n: int, dtype: np.dtype) -> np.ndarray:
 
 
 @lru_cache(maxsize=8)
+def one(dtype: np.dtype) -> np.ndarray:
+    """(), for the shortest loops: a Python number is converted again in every call."""
+    return _fixed(np.ones((), dtype))
+
+
+@lru_cache(maxsize=8)
 def eye(n: int, dtype: np.dtype) -> np.ndarray:
     """(n, n), whose rows are the one-hot vectors."""
     return _fixed(np.eye(n, dtype=dtype))

@@ -11,17 +11,20 @@ shared by every sequence, or (B, H), one for each of the B = sizes[0].
 All backward passes run the loop from the last step to the first. dh_t has two sources: the output
 at t, and what step t + 1 handed down to the sequences that it had. The loop multiplies by w_back,
 w^T laid out anew, because products of few rows are up to twice as fast on it.
+
+A step has few rows, so that a call costs more than its arithmetic. np.dot is half a microsecond
+faster than matmul, and an operation between contiguous arrays as much faster than one between
+views with gaps. So the gates lie side by side, (N, G H), where they meet a weight, and each in a
+block of its own, (G, N, H), where they meet each other; what changes the form changes the layout.
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
-from npnet.ops.activation import sigmoid_in_place
 from npnet.ops.checks import fitted, upstream
-from npnet.ops.constants import sum_rows
+from npnet.ops.constants import one, sum_rows
 from npnet.ops.sequence import steps_of
 
 
@@ -31,7 +34,7 @@ class LSTMCache(NamedTuple):
     cell: np.ndarray
     tanh_cell: np.ndarray
     w: np.ndarray
-    first: tuple[np.ndarray, np.ndarray]
+    before: tuple[list[np.ndarray], list[np.ndarray]]
     steps: list[slice]
     ndims: tuple[int, int]
 
@@ -44,13 +47,15 @@ def rnn(
     a (N, H), h0 (H,), w (H, H) -> h (N, H).
     """
     a, first, w, steps = _begin("rnn", a, w, 1, sizes, h0=h0)
-    h, p = np.empty_like(a), first
+    h, p, before = np.empty_like(a, order="C"), first, []
     for now in steps:
         h_t = h[now]
-        np.matmul(p[: len(h_t)], w, out=h_t)
+        p = p[: len(h_t)]
+        before.append(p)
+        np.dot(p, w, out=h_t)
         h_t += a[now]
         p = np.tanh(h_t, out=h_t)
-    return h, (h, w, first, steps, h0.ndim)
+    return h, (h, w, before, steps, h0.ndim)
 
 
 def rnn_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
@@ -60,7 +65,7 @@ def rnn_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
     da @ w^T is handed down. w is used at every step, so dw is a sum over all of them:
     dw = sum_t h_{t-1}^T @ da_t, one product of all rows.
     """
-    h, w, first, steps, ndim = cache
+    h, w, before, steps, ndim = cache
     dh, w_back = upstream("rnn", dy, h.shape, h.dtype).copy(), w.T.copy()
     da = h * h
     np.subtract(1, da, out=da)  # ∂h/∂a
@@ -69,8 +74,8 @@ def rnn_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
         dh_t, da_t = dh[now], da[now]
         dh_t[: len(dp)] += dp
         da_t *= dh_t
-        dp = da_t @ w_back  # handed down
-    return da, _state_gradient(dp, ndim), _previous(h, first, steps).T @ da
+        dp = da_t.dot(w_back)  # handed down
+    return da, _state_gradient(dp, ndim), np.concatenate(before).T @ da
 
 
 def gru(
@@ -87,23 +92,29 @@ def gru(
     torch.nn.GRU differs: it applies r after the product, and its z is our 1 - z.
     """
     a, first, w, steps = _begin("gru", a, w, 3, sizes, h0=h0)
-    gates, w_gates = _apart(a, len(w)), _apart(w, len(w))
-    h, rp, p = np.empty_like(gates[0]), np.empty_like(gates[0]), first  # rp = r h_{t-1}
+    H = len(w)
+    a_zr, w_zr, w_c = a[:, : 2 * H].copy(), w[:, : 2 * H].copy(), w[:, 2 * H :].copy()
+    gates = np.empty_like(a, shape=(3, len(a), H))
+    gates[2] = a[:, 2 * H :]
+    h, rp = np.empty_like(gates[0]), np.empty_like(gates[0])  # rp = r h_{t-1}
+    p, before = first, []
     with np.errstate(over="ignore"):  # sigmoid's
         for now in steps:
-            h_t, rp_t, zr, c = h[now], rp[now], gates[:2, now], gates[2, now]
+            h_t, rp_t, gates_t = h[now], rp[now], gates[:, now]
+            z, r, c = gates_t
             p = p[: len(h_t)]
-            zr += p @ w_gates[:2]
-            sigmoid_in_place(zr)
-            z, r = zr
+            before.append(p)
+            zr = p.dot(w_zr)
+            zr += a_zr[now]
+            _sigmoid(zr, gates_t[:2])
             np.multiply(r, p, out=rp_t)
-            c += rp_t @ w_gates[2]
+            c += rp_t.dot(w_c)
             np.tanh(c, out=c)
             np.subtract(c, p, out=h_t)  # h_t = h_{t-1} + z (c - h_{t-1})
             h_t *= z
             h_t += p
             p = h_t
-    return h, (gates, h, rp, w, first, steps, h0.ndim)
+    return h, (gates, h, rp, w, before, steps, h0.ndim)
 
 
 def gru_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
@@ -116,30 +127,33 @@ def gru_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
     p is used in four places, so four terms add up. w_c met r p, the other weights p. What does not
     depend on dh is known for all steps beforehand: the slopes times c - p, p and z.
     """
-    gates, h, rp, w, first, steps, ndim = cache
+    gates, h, rp, w, before, steps, ndim = cache
     dh = upstream("gru", dy, h.shape, h.dtype).copy()
     H = len(w)
-    w_back = _apart(w, H).swapaxes(1, 2).copy()
-    p, (z, r, c) = _previous(h, first, steps), gates
-    da_z, da_r, da_c = da = _slopes(gates)  # each part is multiplied by what comes from above
+    wzr_back, wc_back = w[:, : 2 * H].T.copy(), w[:, 2 * H :].T.copy()
+    p, (z, r, c) = np.concatenate(before), gates
+    da_z, da_r, da_c = _slopes(gates)  # each is multiplied by what comes from above
     da_z *= c - p
     da_r *= p
     da_c *= z
     keep = 1 - z
+    da_zr = np.empty_like(h, shape=(len(h), 2 * H))
     dp = dh[:0]
     for now in reversed(steps):
-        dh_t, da_t = dh[now], da[:, now]
+        dh_t, da_c_t, da_zr_t = dh[now], da_c[now], da_zr[now]
         dh_t[: len(dp)] += dp
-        da_t[::2] *= dh_t  # z and c
-        dp = da_t[2] @ w_back[2]  # d(r p)
-        da_t[1] *= dp
+        da_c_t *= dh_t
+        dp = da_c_t.dot(wc_back)  # d(r p)
+        np.multiply(da_z[now], dh_t, out=da_zr_t[:, :H])
+        np.multiply(da_r[now], dp, out=da_zr_t[:, H:])
         dp *= r[now]
         dh_t *= keep[now]
         dp += dh_t
-        dp += np.add.reduce(da_t[:2] @ w_back[:2], axis=0)
-    da = _beside(da)
-    dw = np.concatenate([p.T @ da[:, : 2 * H], rp.T @ da[:, 2 * H :]], axis=1)
-    return da, _state_gradient(dp, ndim), dw
+        dp += da_zr_t.dot(wzr_back)
+    dw = np.empty_like(w)
+    np.matmul(p.T, da_zr, out=dw[:, : 2 * H])
+    np.matmul(rp.T, da_c, out=dw[:, 2 * H :])
+    return np.concatenate([da_zr, da_c], axis=1), _state_gradient(dp, ndim), dw
 
 
 def lstm(
@@ -156,23 +170,28 @@ def lstm(
     h0 (H,), c0 (H,) -> h (N, H).
     """
     a, *first, w, steps = _begin("lstm", a, w, 4, sizes, h0=h0, c0=c0)
-    gates, w_gates = _apart(a, len(w)), _apart(w, len(w))
+    H = len(w)
+    gates = np.empty_like(a, shape=(4, len(a), H))
     h, cell, u = (np.empty_like(gates[0]) for _ in range(3))  # u = tanh(c_t)
-    p, before = first
+    (p, c), h_before, c_before = first, [], []
     with np.errstate(over="ignore"):  # sigmoid's
         for now in steps:
             gates_t, h_t, cell_t, u_t = gates[:, now], h[now], cell[now], u[now]
-            gates_t += p[: len(h_t)] @ w_gates
-            candidate = np.tanh(gates_t[2])
-            sigmoid_in_place(gates_t)  # of the candidate too: one call for all is faster
-            gates_t[2] = candidate
             i, f, g, o = gates_t
-            np.multiply(f, before[: len(h_t)], out=cell_t)
+            p, c = p[: len(h_t)], c[: len(h_t)]
+            h_before.append(p)
+            c_before.append(c)
+            b = p.dot(w)
+            b += a[now]
+            _sigmoid(b, gates_t)  # of the candidate too: one call for all is faster
+            np.tanh(b[:, 2 * H : 3 * H], out=g)
+            np.multiply(f, c, out=cell_t)
             cell_t += i * g
             np.tanh(cell_t, out=u_t)
             np.multiply(o, u_t, out=h_t)
-            p, before = h_t, cell_t
-    return h, LSTMCache(gates, h, cell, u, w, tuple(first), steps, (h0.ndim, c0.ndim))
+            p, c = h_t, cell_t
+    before = h_before, c_before
+    return h, LSTMCache(gates, h, cell, u, w, before, steps, (h0.ndim, c0.ndim))
 
 
 def lstm_backward(dy: np.ndarray, cache: LSTMCache) -> tuple[np.ndarray, ...]:
@@ -186,29 +205,30 @@ def lstm_backward(dy: np.ndarray, cache: LSTMCache) -> tuple[np.ndarray, ...]:
     Along c the gradient is only multiplied by f at each step, which is why it need not vanish. What
     does not depend on dh and dc is known for all steps beforehand.
     """
-    gates, h, cell, u, w, (h_first, c_first), steps, (h_ndim, c_ndim) = cache
+    gates, h, _, u, w, (h_before, c_before), steps, (h_ndim, c_ndim) = cache
     dh = upstream("lstm", dy, h.shape, h.dtype).copy()
     i, f, g, o = gates
-    w_back = _apart(w, len(w)).swapaxes(1, 2).copy()
-    da_i, da_f, da_g, da_o = da = _slopes(gates)  # each part meets what comes from above
-    da_i *= g
-    da_f *= _previous(cell, c_first, steps)
-    da_g *= i
-    da_o *= u
+    w_back = w.T.copy()
+    slopes = _slopes(gates)  # and then times what each gate meets in the formulas above
+    slopes[0] *= g
+    slopes[1] *= np.concatenate(c_before)
+    slopes[2] *= i
+    slopes[3] *= u
     dc = o * (1 - u * u)  # ∂h/∂c, and then times dh_t
+    da = np.empty_like(h, shape=(len(h), 4 * len(w)))
+    da_gates = _gates(da, 4)
     dp = dbefore = dh[:0]
     for now in reversed(steps):
-        dh_t, dc_t, da_t = dh[now], dc[now], da[:, now]
+        dh_t, dc_t, slopes_t, da_t = dh[now], dc[now], slopes[:, now], da_gates[:, now]
         dh_t[: len(dp)] += dp
         dc_t *= dh_t
         dc_t[: len(dp)] += dbefore
-        da_t[:3] *= dc_t
-        da_t[3] *= dh_t
+        np.multiply(slopes_t[:3], dc_t, out=da_t[:3])
+        np.multiply(slopes_t[3], dh_t, out=da_t[3])
         dbefore = dc_t * f[now]
-        dp = np.add.reduce(da_t @ w_back, axis=0)
-    da = _beside(da)
+        dp = da[now].dot(w_back)
     dstates = _state_gradient(dp, h_ndim), _state_gradient(dbefore, c_ndim)
-    return da, *dstates, _previous(h, h_first, steps).T @ da
+    return da, *dstates, np.concatenate(h_before).T @ da
 
 
 def _begin(
@@ -220,16 +240,18 @@ def _begin(
     H, rest = divmod(a.shape[1], n_gate)
     if rest:
         raise ValueError(f"{op}: a needs columns for {n_gate} gates, got {a.shape[1]}")
-    each = (sizes[0] if steps else 0, H)
+    steps = steps or [slice(0, 0)]  # the step without rows of an empty batch
+    each = (sizes[0] if len(sizes) else 0, H)
     others = {name: (s, each if s.shape == each else (H,)) for name, s in states.items()}
     a, *first, w = fitted(op, a, **others, w=(w, (H, n_gate * H)))
-    return a, *(np.broadcast_to(s, each).copy() for s in first), w, steps
+    return a, *(_repeated(s, each) for s in first), w, steps
 
 
-def _previous(states: np.ndarray, first: np.ndarray, steps: list[slice]) -> np.ndarray:
-    """(N, H): for each row of the packed batch the state before it."""
-    before = (states[last][: now.stop - now.start] for last, now in pairwise(steps))
-    return np.concatenate([first, *before])
+def _repeated(state: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """A copy of the state for each sequence, (B, H)."""
+    first = np.empty(shape, state.dtype)
+    first[...] = state
+    return first
 
 
 def _state_gradient(d: np.ndarray, ndim: int) -> np.ndarray:
@@ -237,16 +259,17 @@ def _state_gradient(d: np.ndarray, ndim: int) -> np.ndarray:
     return sum_rows(d) if ndim == 1 else d
 
 
-def _apart(a: np.ndarray, H: int) -> np.ndarray:
-    """(N, G H) -> (G, N, H): each gate in a block of memory, where a pass over it is several times
-    as fast as over its columns."""
-    return a.reshape(len(a), a.shape[1] // H, H).swapaxes(0, 1).copy()
+def _gates(a: np.ndarray, G: int) -> np.ndarray:
+    """(n, G H) -> its view (G, n, H)."""
+    return a.reshape(len(a), G, a.shape[1] // G).swapaxes(0, 1)
 
 
-def _beside(gates: np.ndarray) -> np.ndarray:
-    """(G, N, H) -> (N, G H), the way back."""
-    G, N, H = gates.shape
-    return gates.swapaxes(0, 1).reshape(N, G * H)
+def _sigmoid(b: np.ndarray, out: np.ndarray) -> None:
+    """The gates (G, n, H) of b (n, G H): 1 / (1 + exp(-b))."""
+    u = np.negative(b)
+    np.exp(u, out=u)
+    u += one(u.dtype)
+    np.divide(one(u.dtype), _gates(u, len(out)), out=out)
 
 
 def _slopes(gates: np.ndarray) -> np.ndarray:

@@ -69,11 +69,11 @@ def steps_of(op: str, x: np.ndarray, sizes: Sequence[int]) -> list[slice]:
     """The rows of each step; ValueError, unless x holds the (N, C) floating numbers of a packed
     batch with these sizes."""
     floating(op, x, axes=2)
-    ends = list(accumulate(sizes))
-    falling = all(last >= size >= 1 for last, size in pairwise([*sizes[:1], *sizes]))
-    if x.ndim != 2 or len(x) != (ends or [0])[-1] or not falling:
+    sizes, ends = list(sizes), accumulate(sizes)
+    falling = sizes == sorted(sizes, reverse=True) and (not sizes or sizes[-1] >= 1)
+    if x.ndim != 2 or len(x) != sum(sizes) or not falling:
         raise ValueError(
             f"{op}: expected a packed batch with sizes that never grow and add up to the rows, "
-            f"got {x.shape} and {list(sizes)}"
+            f"got {x.shape} and {sizes}"
         )
     return [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
