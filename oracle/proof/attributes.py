@@ -44,7 +44,7 @@ def get(root: Any, place: Place) -> Any:
     try:
         for kind, key in place:
             root = getattr(root, key) if kind == "." else root[key]
-    except (AttributeError, LookupError, TypeError):
+    except Exception:  # of a property or a __getitem__ of theirs, it may be any
         return None
     return root
 
@@ -107,4 +107,5 @@ def gradients_of(place: Place) -> Iterator[Place]:
         containers = (*spellings(home[-1][1]), *CONTAINERS)
         yield from ((*home[:-1], (".", c), ("[", n)) for c in containers for n in (key, *spelt))
     yield from ((*home, ("[", name)) for name in spelt)
+    yield from ((*home, (".", c), ("[", key)) for c in CONTAINERS)
     yield (*place, (".", "grad"))

@@ -32,7 +32,16 @@ from oracle.proof.finding import (
     Problem,
 )
 from oracle.proof.reference import Expected, NotJudged, Scales
-from oracle.proof.subject import Misuse, Pass, Subject, arrays_in, as_array
+from oracle.proof.subject import (
+    FIRST_DRAW,
+    Misuse,
+    Pass,
+    Subject,
+    arrays_in,
+    as_array,
+    same_bits,
+    same_draws,
+)
 
 
 class Stop(Exception):
@@ -79,7 +88,9 @@ class Examination:
         """Whether the forward returns finite results of the right shapes; there is a finding where
         a shape is wrong or it raises, NotJudged where the point lies outside of its domain."""
         try:
-            outputs = self.forward(self.problem.inputs).outputs
+            with same_draws():
+                outputs = self.forward(self.problem.inputs).outputs
+                self.subject.seeded |= np.random.random() != FIRST_DRAW
         except Retry:
             self.locked = False
             return self.probe()
@@ -171,9 +182,10 @@ class Examination:
             if found and all(gradient is None for gradient in found.values()):
                 raise Misuse(f"{self.subject.title} returns None for every gradient")
         except Misuse as misuse:
-            if not self.problem.strict:
+            if not self.problem.strict and not self.results:
                 raise
-            self.note("", WRONG_SHAPE, str(misuse))
+            # It did return gradients before, for another dy.
+            self.note(self.subject.title if self.results else "", WRONG_SHAPE, str(misuse))
             raise Stop from None
         for own, dy in zip(given, dys, strict=True):
             self.unwritten(self.subject.title, "the upstream gradient", own, dy)
@@ -263,7 +275,7 @@ class Examination:
         largest = max(
             (float(np.abs(a).max(initial=0)) for a in self.problem.inputs.values()), default=0
         )
-        if not np.isfinite(result.got) and (largest > 50 or np.isinf(result.got)):
+        if not np.isfinite(result.got) and (largest >= 50 or np.isinf(result.got)):
             return OVERFLOW
         small = 1e-2 if self.problem.dtype == np.float32 else 1e-6
         if result.error <= small * max(abs(result.expected), 1e-300):
@@ -323,15 +335,15 @@ class Examination:
         other = {n: frozen(factor * a) if n in floating else a for n, a in problem.inputs.items()}
         self.both(other, tuple(frozen(np.asarray(factor * dy)) for dy in problem.dys))
         for name, gradient in found.items():
-            if np.asarray(gradient).tobytes() != first[name].tobytes():
+            if not same_bits(gradient, first[name]):
                 said = f"d{name} is changed by a later call: return a fresh array"
                 self.note(f"d{name}", ALIASING, said)
         for name, gradient in self.backward(forward, problem.dys).items():
-            if np.asarray(gradient).tobytes() != first[name].tobytes():
+            if not same_bits(gradient, first[name]):
                 self.changed(name, gradient, first[name])
         y_again = self.forward(problem.inputs).outputs
         for name, y, y_first in zip(self.outputs, y_again, forward.outputs, strict=True):
-            if np.asarray(y).tobytes() != np.asarray(y_first).tobytes():
+            if not same_bits(y, y_first):
                 self.note(name, RANDOM, f"{name} has other bits the second time")
 
     def changed(self, name: str, again: Any, first: np.ndarray) -> None:

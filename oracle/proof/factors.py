@@ -81,6 +81,7 @@ def meanings(wrong: Wrong) -> list[tuple[str, float]]:
             ),
             (f"a factor 1/sqrt({name}) too many", n**-0.5),
             (f"a factor 1/sqrt({name}) is missing", n**0.5),
+            (f"a factor 1/{name}^2 too many", n**-2.0),
         ]
     for count in (1, 2):
         for names in itertools.combinations(letters, count):

@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.control import currently_in_test_context
 
+from oracle.proof.finding import RANDOM
 from oracle.proof.proof import Failure, ImpossibleSizes, Proof
 from oracle.proof.reference import ReferenceFailure
 from oracle.proof.subject import Misuse
@@ -108,7 +109,8 @@ def smallest(proof: Proof, failure: Failure) -> Failure:
 
     again = failing(failure.example)
     if again is None:
-        failure.remark = ". It does not fail every time: something is kept between calls"
+        if failure.finding.kind != RANDOM:
+            failure.remark = ". It does not fail every time: something is kept between calls"
         return failure
     failure = again
     for _ in range(3):

@@ -4,13 +4,12 @@ their gradients."""
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from typing import Any
 
 import numpy as np
-from numpy.random import mtrand
 
 from oracle.proof.attributes import (
     Place,
@@ -32,6 +31,7 @@ from oracle.proof.subject import (
     input_names,
     named,
     positional,
+    same_draws,
     takes_any,
     title,
     unnested,
@@ -40,7 +40,6 @@ from oracle.proof.subject import (
 Names = str | Sequence[str] | Mapping[str, Any]
 
 RATE = 2.0**30  # so large that a step has the gradient's rounding, and not the parameter's
-OWN = np.random.MT19937(0)  # swapped for np.random's, which is faster than to save its state
 OUTPUTS = ("output", "outputs", "out", "y")
 INPUTS = ("dx", "dX", "dinputs", "dinput", "grad_input", "grad_inputs", "input_grad")
 
@@ -92,7 +91,7 @@ def layer(
     params: Names = (),
     grads: Names | Spy = (),
     forward: str | Callable = "forward",
-    backward: str | Callable = "backward",
+    backward: str | Callable | None = "backward",
     output: str = "",
     upstream: bool = True,
     rate: str = "",
@@ -113,7 +112,8 @@ def layer(
     grads      where it leaves their gradients: in the order of params, or {parameter or input:
                place}. Without it they are what the backward returns, or stand in dW, grad_W,
                grads['W'], W.grad and the like. Or a `Spy` that is the layer's optimiser
-    forward, backward   names of methods, or functions that get the layer first
+    forward, backward   names of methods, or functions that get the layer first; backward=None where
+               the forward returns (loss, gradients)
     output     where the forward leaves its result if it returns none
     upstream   False where the backward, of a loss, takes no upstream gradient
     rate       the learning rate, where the backward takes one of that name, or the layer has it
@@ -139,7 +139,7 @@ def layer(
 class Layer(Subject):
     """See `layer`."""
 
-    accumulates = True
+    accumulates = seeded = True
     wrap = staticmethod(lambda array: array)  # an array as the layer takes it
 
     def __init__(
@@ -150,7 +150,7 @@ class Layer(Subject):
         params: Names,
         grads: Names | Spy,
         forward: str | Callable,
-        backward: str | Callable,
+        backward: str | Callable | None,
         output: str,
         upstream: bool,
         rate: str,
@@ -161,13 +161,14 @@ class Layer(Subject):
             raise ValueError(f"{described(make)} takes no arguments: give its class")
         self.make, self.call, self.pullback = make, forward, backward
         self.output = parse(output) if output else None
-        self.upstream, self.rate, self.prepare = upstream, rate, prepare
+        self.upstream = upstream and backward is not None
+        self.rate, self.prepare = rate, prepare
         self.params = {name: parse(text) for name, text in by_their_names(params).items()}
         self.spy = grads if isinstance(grads, Spy) else None
         self.grads = {name: parse(text) for name, text in self.gradient_places(grads).items()}
         whole = title(make) if self.made else type(make).__name__
         self.forward_title, self.title = (
-            title(f) if callable(f) else f"{whole}.{f}" for f in (forward, backward)
+            title(f) if callable(f) else f"{whole}.{f}" for f in (forward, backward or forward)
         )
         # What the constructor gets is drawn as the forward's options are.
         taken = positional(make) if arguments else []
@@ -248,6 +249,9 @@ class Layer(Subject):
             found = next((a for p in places if (a := get(new, p)) is not None), None)
         if found is None:
             raise Misuse(f"{self.forward_title} returns nothing; say where it is left in output=")
+        if self.pullback is None and isinstance(found, tuple | list):
+            loss, *gradients = found
+            return new, (loss,), (gradients[0] if len(gradients) == 1 else gradients,)
         outputs, cache, cached = divide(found, self.results)
         return new, outputs, (cache,) if cached else ()
 
@@ -285,6 +289,8 @@ class Layer(Subject):
                 replace(layer, place, buffer, buffer.astype(dtype))
 
     def gradients(self, layer: Any, cache: tuple, dys: tuple, inputs: Arrays) -> dict[str, Any]:
+        if self.pullback is None:
+            return self.collected(layer, self.returned(cache[0] if cache else None), inputs)
         function, keywords = bound(layer, self.pullback), {}
         if self.spy:
             self.spy.seen.clear()
@@ -296,7 +302,10 @@ class Layer(Subject):
         data = [self.wrap(inputs[name]) for name in self.data]
         upstream = tuple(map(self.wrap, dys))
         returned = function(*self.arguments_of(function, upstream, cache, data), **keywords)
-        found = self.returned(returned)
+        return self.collected(layer, self.returned(returned), inputs)
+
+    def collected(self, layer: Any, found: dict[str, Any], inputs: Arrays) -> dict[str, Any]:
+        """The gradients that were returned, and the others from where they were left."""
         for name, place in self.grads.items():
             found[name] = get(layer, place)
         for name in self.wanted:
@@ -398,15 +407,3 @@ def plain(value: Any) -> bool:
 
 def bound(layer: Any, name: str | Callable) -> Callable:
     return functools.partial(name, layer) if callable(name) else getattr(layer, name)
-
-
-@contextmanager
-def same_draws() -> Iterator[None]:
-    """With np.random as it is after seed(0), and given back as it was."""
-    theirs = mtrand.get_bit_generator()
-    mtrand.set_bit_generator(OWN)
-    np.random.seed(0)
-    try:
-        yield
-    finally:
-        mtrand.set_bit_generator(theirs)

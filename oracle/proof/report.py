@@ -116,4 +116,4 @@ def digits(error: float) -> str:
         return ""
     if error == 0:
         return "to the last bit"
-    return f"to {max(0, math.floor(-math.log10(error)))} digits"
+    return f"to {min(max(0, math.floor(-math.log10(error))), 16)} digits"

@@ -35,7 +35,7 @@ def parse(signature: str) -> tuple[list[Shape], list[Shape]]:
 
     def axis(text: str) -> Axis:
         try:
-            found = ast.parse(re.sub(r"(\d)(?=[A-Za-z_(])", r"\1*", text), mode="eval").body
+            found = size(text)
             letters_of(found)
             return found
         except (SyntaxError, ValueError):
@@ -49,6 +49,11 @@ def parse(signature: str) -> tuple[list[Shape], list[Shape]]:
         for side in shapes
     )
     return inputs, outputs
+
+
+def size(text: str) -> Axis:
+    """What a text such as 3c means, in which no letter need be a size."""
+    return ast.parse(re.sub(r"(\d)(?=[A-Za-z_(])", r"\1*", text.strip()), mode="eval").body
 
 
 def letters(*shapes: Shape) -> list[str]:
@@ -71,14 +76,14 @@ def extent(shape: Shape, sizes: Mapping[str, int]) -> tuple[int, ...]:
 
 
 def sized(value: Any, sizes: Mapping[str, int]) -> Any:
-    """An option in which a text such as "n" or "2*n", of letters that are sizes, is a number; also
+    """An option in which a text such as "n" or "2n", of letters that are sizes, is a number; also
     inside of tuples and lists."""
     if isinstance(value, tuple | list):
         return type(value)(sized(part, sizes) for part in value)
     if not isinstance(value, str):
         return value
     try:
-        axis = ast.parse(value.strip(), mode="eval").body
+        axis = size(value)
         found = letters_of(axis)
     except (SyntaxError, ValueError):
         return value

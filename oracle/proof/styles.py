@@ -7,7 +7,7 @@ Modules, JAX's custom_vjp, and anything that returns a vector-Jacobian product.
     oracle.vjp(f, autograd.make_vjp)    pull, y = make_vjp(f, places)(inputs...)
     oracle.jax_function(f)              jax.vjp
 
-Their gradients are copied, because no framework promises arrays that are not shared.
+Their results and gradients are copied, because no framework promises arrays that are not shared.
 """
 
 import sys
@@ -148,10 +148,11 @@ class Tensors(Subject):
         given = {n: self.engine.tensor(a, n in self.wanted) for n, a in inputs.items()}
         if isinstance(self.f, Layer):
             return given, self.f.run(given, options)[1]
-        return given, divide(self.f(*given.values(), **options), self.results)[0]
+        with self.draws():
+            return given, divide(self.f(*given.values(), **options), self.results)[0]
 
     def forward(self, inputs: Arrays, options: Mapping[str, Any]) -> Pass:
-        outputs = tuple(map(self.engine.array, self.run(inputs, options)[1]))
+        outputs = tuple(map(copied, map(self.engine.array, self.run(inputs, options)[1])))
 
         def backward(dys: tuple) -> dict[str, Any]:
             given, y = self.run(inputs, options)
@@ -268,7 +269,7 @@ class Products(Subject):
     def forward(self, inputs: Arrays, options: Mapping[str, Any]) -> Pass:
         f = partial(self.f, **options) if options else self.f
         places = tuple(map(self.names.index, self.wanted))
-        with self.at_work():
+        with self.at_work(), self.draws():
             y, pull = self.both(f, places, tuple(inputs.values()))
 
         def backward(dys: tuple) -> dict[str, Any]:
@@ -276,12 +277,16 @@ class Products(Subject):
                 found = pull(dys[0] if self.results == 1 else dys)
             return {name: np.array(g) for name, g in zip(self.wanted, found, strict=True)}
 
-        return Pass(divide(y, self.results)[0], backward)
+        return Pass(tuple(map(copied, divide(y, self.results)[0])), backward)
 
     def value(self, inputs: Arrays, options: Mapping[str, Any]) -> tuple[np.ndarray, ...]:
-        with self.at_work():
+        with self.at_work(), self.draws():
             y = self.f(*inputs.values(), **options)
         return tuple(map(np.asarray, divide(y, self.results)[0]))
+
+
+def copied(y: Any) -> Any:
+    return np.array(y) if isinstance(y := as_array(y), np.ndarray) else y
 
 
 def recognised(forward: Any) -> Any:

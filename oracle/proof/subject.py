@@ -8,12 +8,16 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.random import mtrand
 
 Arrays = dict[str, np.ndarray]
+OWN = np.random.MT19937(0)  # swapped for np.random's, which is faster than to save its state
+FIRST_DRAW = np.random.RandomState(0).random()
 
 
 class Misuse(ValueError):
@@ -41,6 +45,7 @@ class Subject:
     calls: tuple[str, ...] = ()  # the first two arguments of a call that can be pasted
     upstream = True  # whether the backward takes an upstream gradient
     takes_read_only = True  # False once it was right with writable arrays alone
+    seeded = False  # True once the forward drew from np.random: now each has the same draws
     accumulates = False  # whether a second backward may add to the gradients of the first
     options: Mapping[str, Any] = {}  # to be drawn for it, beside those of the forward
 
@@ -50,6 +55,10 @@ class Subject:
 
     def forward(self, inputs: Arrays, options: Mapping[str, Any]) -> Pass:
         raise NotImplementedError
+
+    def draws(self) -> AbstractContextManager:
+        """What a forward runs in."""
+        return same_draws() if self.seeded else nullcontext()
 
     def value(self, inputs: Arrays, options: Mapping[str, Any]) -> tuple[np.ndarray, ...]:
         """The results alone, as arrays."""
@@ -81,7 +90,8 @@ class Pair(Subject):
         self.calls = calls if all(map(str.isidentifier, calls)) else ()
 
     def forward(self, inputs: Arrays, options: Mapping[str, Any]) -> Pass:
-        found = self.function(*inputs.values(), **options)
+        with self.draws():
+            found = self.function(*inputs.values(), **options)
         if self.pullback is None:
             if not (isinstance(found, tuple | list) and len(found) >= 2):
                 raise Misuse(
@@ -108,6 +118,18 @@ class Pair(Subject):
         return len(required) == 1 + others and not takes_any(self.pullback)
 
 
+@contextmanager
+def same_draws() -> Iterator[None]:
+    """With np.random as it is after seed(0), and given back as it was."""
+    theirs = mtrand.get_bit_generator()
+    mtrand.set_bit_generator(OWN)
+    np.random.seed(0)
+    try:
+        yield
+    finally:
+        mtrand.set_bit_generator(theirs)
+
+
 def divide(found: Any, results: int) -> tuple[tuple, Any, bool]:
     """What a forward returned -> the results, the cache, whether there is a cache."""
     k = results
@@ -116,6 +138,11 @@ def divide(found: Any, results: int) -> tuple[tuple, Any, bool]:
     if not isinstance(found, tuple | list):
         return (found,), (), False
     if k == 1:
+        if len(found) > 2 and any(isinstance(part, np.ndarray) for part in found):
+            raise Misuse(
+                f"the forward returns {len(found)} values where the signature has one result: "
+                "return it alone or with a cache, as lambda ...: f(...)[:2] does"
+            )
         return (tuple(found[:1]), found[1], True) if len(found) == 2 else ((found,), (), False)
     if len(found) == 2 and isinstance(found[0], tuple | list):
         return tuple(found[0]), found[1], True
@@ -173,6 +200,7 @@ def spellings(name: str) -> tuple[str, ...]:
     return (
         *(f"d{name}", f"d_{name}", f"grad_{name}", f"{name}_grad", f"grad{name}"),
         *(f"{name}_gradient", f"gradient_{name}", f"{name}_grads", f"delta_{name}", f"g{name}"),
+        *(f"{name}_diff", f"diff_{name}"),
     )
 
 
@@ -211,6 +239,10 @@ def arrays_in(cache: Any) -> Iterator[np.ndarray]:
     elif isinstance(cache, tuple | list):
         for entry in cache:
             yield from arrays_in(entry)
+
+
+def same_bits(a: Any, b: Any) -> bool:
+    return np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
 def title(function: Any) -> str:
