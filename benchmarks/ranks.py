@@ -128,12 +128,20 @@ class Clocked(Alone):
     def __init__(self):
         self.ranks, self.spent = join(), 0.0
         self.rank, self.size, self.gather = self.ranks.rank, self.ranks.size, self.ranks.gather
+        self.memory, self.add, self.meet = (
+            self.ranks.memory,
+            self._clocked(self.ranks.add),
+            self._clocked(self.ranks.meet),
+        )
 
-    def add(self, array):
-        before = time.process_time()
-        self.ranks.add(array)
-        self.spent += time.process_time() - before
-        return array
+    def _clocked(self, together):
+        def call(*arguments):
+            before = time.process_time()
+            result = together(*arguments)
+            self.spent += time.process_time() - before
+            return result
+
+        return call
 
 
 class Turns:

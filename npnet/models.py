@@ -135,16 +135,23 @@ class Config:
 
 class Model:
     """A network whose parameters are views of one vector, `data`, and whose gradients are views of
-    a second, `grad`. Behind it in `sums` are two numbers more, which ranks add up with it."""
+    a second, `grad`. That is the beginning of a `row` of `sums`, which ends with two numbers more,
+    added up with it by ranks: those that share a memory have a row each."""
 
     def __init__(self, network: Sequential, config: Config, kind: str) -> None:
         self.network, self.config, self.kind = network, config, kind
         slots = network.parameters()
         self.data: np.ndarray = np.concatenate([slot.data.ravel() for slot in slots.values()])
-        self.sums = np.zeros(self.data.size + 2, self.data.dtype)
-        self.grad = self.sums[:-2]
+        self.move(self.data, np.zeros((1, self.data.size + 2), self.data.dtype))
+
+    def move(self, data: np.ndarray, sums: np.ndarray, row: int = 0) -> None:
+        """Keep the parameters in `data`, (number of parameters,), and the gradients in that row of
+        `sums`, (rows, number of parameters + 2), from now on."""
+        data[...] = self.data
+        self.data, self.sums, self.row = data, sums, sums[row]
+        self.grad = self.row[:-2]
         start = 0
-        for slot in slots.values():
+        for slot in self.network.parameters().values():
             stop = start + slot.data.size
             shape = slot.data.shape
             slot.data = self.data[start:stop].reshape(shape)

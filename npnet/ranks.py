@@ -7,6 +7,7 @@ all of this is nothing.
 """
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -46,6 +47,14 @@ class Alone:
         """array becomes its sum over all ranks, in place, and is returned; every rank calls."""
         return array
 
+    def memory(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray | None:
+        """An array that all ranks see, to be filled; None where they have no memory in common or
+        no room in it; every rank calls."""
+        return None
+
+    def meet(self) -> None:
+        """Wait for all ranks, to see what they have written into such memory; every rank calls."""
+
     def gather(self, value: Any) -> list[Any]:
         """The values of all ranks, in their order, on every rank; every rank calls."""
         return [value]
@@ -81,15 +90,36 @@ class Ranks(Alone):
     def __init__(self, communicator: Any) -> None:
         from mpi4py import MPI
 
-        self._in_place, self._world = MPI.IN_PLACE, communicator
+        self._mpi, self._world = MPI, communicator
         self._failed = communicator.Dup()
         self.rank, self.size = communicator.rank, communicator.size
+        node = communicator.Split_type(MPI.COMM_TYPE_SHARED)
+        self._one_node = node.size == self.size
+        self._windows: list[Any] = []
 
     def add(self, array: np.ndarray) -> np.ndarray:
         flat = array.reshape(-1)
         for start in range(0, flat.size, PIECE):
-            self._world.Allreduce(self._in_place, flat[start : start + PIECE])
+            self._world.Allreduce(self._mpi.IN_PLACE, flat[start : start + PIECE])
         return array
+
+    def memory(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray | None:
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        if not all(self.gather(self._one_node and size < _room())):
+            return None
+        own = size if self.rank == 0 else 0
+        window = self._mpi.Win.Allocate_shared(own, comm=self._world)
+        window.Lock_all(self._mpi.MODE_NOCHECK)
+        self._windows.append(window)
+        buffer: Any = window.Shared_query(0)[0]
+        return np.ndarray(shape, dtype, buffer)
+
+    def meet(self) -> None:
+        for window in self._windows:
+            window.Sync()
+        self._world.Barrier()
+        for window in self._windows:
+            window.Sync()
 
     def gather(self, value: Any) -> list[Any]:
         return self._world.allgather(value)
@@ -107,6 +137,15 @@ class Ranks(Alone):
         """End all ranks; mpiexec returns the status. What MPI itself prints then is dropped."""
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         self._world.Abort(status)
+
+
+def _room() -> float:
+    """How many bytes of common memory can still be had."""
+    try:
+        room = os.statvfs("/dev/shm")
+    except (AttributeError, OSError):
+        return math.inf
+    return room.f_bavail * room.f_frsize
 
 
 def launched() -> int | None:
@@ -185,6 +224,9 @@ def connect(model: Model, ranks: Alone) -> None:
     """Let the layers of a model that look at a batch as a whole look at all shares of it."""
     if ranks.size == 1:
         return
+    sums = ranks.memory((ranks.size, *model.row.shape), model.row.dtype)
+    if sums is not None:
+        model.move(model.data, sums, ranks.rank)
     for _, layer in model.network.walk():
         if isinstance(layer, BatchNorm):
             layer.total = ranks.add
@@ -212,7 +254,17 @@ def add_up(model: Model, loss: np.floating, ranks: Alone) -> np.floating:
     whether one of them wants to stop."""
     if ranks.size == 1:
         return loss
-    model.sums[-2:] = loss, ranks.wants_to_stop
-    ranks.add(model.sums)
-    ranks.stopping = bool(model.sums[-1] > 0)
-    return model.sums[-2]
+    row, sums = model.row, model.sums
+    row[-2:] = loss, ranks.wants_to_stop
+    if len(sums) == 1:
+        ranks.add(row)
+    else:  # every rank adds up a part of the rows
+        first, *others = sums[:, share(row, ranks.rank, ranks.size)]
+        ranks.meet()
+        for other in others:
+            first += other
+        for other in others:
+            other[...] = first
+        ranks.meet()
+    ranks.stopping = bool(row[-1] > 0)
+    return row[-2]

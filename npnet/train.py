@@ -62,6 +62,7 @@ def loop(
     """
     keep_freed_memory()
     connect(model, ranks)
+    optimizer.grad = model.grad
     for step in range(start, steps):
         rate = schedule(step)
         loss = _loss_and_grad(model, batches, accumulate, ranks)

@@ -46,19 +46,28 @@ def batches(model, sizes, seed=3):
         yield batch(model, B, rng)
 
 
-class Uneven(Alone):
-    """The ranks of others, who come late to each sum."""
+class Apart(Alone):
+    """The ranks of others, with no memory in common."""
 
     def __init__(self, ranks):
         self.ranks, self.rank, self.size = ranks, ranks.rank, ranks.size
-        self.rng = np.random.default_rng(ranks.rank)
+        self.add, self.gather = ranks.add, ranks.gather
 
-    def add(self, array):
-        time.sleep(self.rng.random() * 1e-3)
-        return self.ranks.add(array)
 
-    def gather(self, value):
-        return self.ranks.gather(value)
+class Uneven(Apart):
+    """The ranks of others, who come late to each sum."""
+
+    def __init__(self, ranks):
+        super().__init__(ranks)
+        self.rng, self.memory = np.random.default_rng(ranks.rank), ranks.memory
+        self.add, self.meet = self.late(ranks.add), self.late(ranks.meet)
+
+    def late(self, together):
+        def call(*arguments):
+            time.sleep(self.rng.random() * 1e-3)
+            return together(*arguments)
+
+        return call
 
 
 def trained(kind, ranks, steps=50, dtype="float64"):
@@ -94,9 +103,11 @@ def main():
     for kind in sys.argv[1:] or KINDS:
         found, again = trained(kind, ranks), trained(kind, Uneven(ranks))
         alike = all(same(found, other) for other in ranks.gather(found))
-        apart = distance(found, trained(kind, ALONE)) if ranks.rank == 0 else 0
+        apart = trained(kind, Apart(ranks))
         if ranks.rank == 0:
-            print(kind, ranks.size, apart, same(found, again), alike, flush=True)
+            alone = trained(kind, ALONE)
+            error = max(distance(run, alone) for run in (found, apart))
+            print(kind, ranks.size, error, same(found, again), alike, flush=True)
 
 
 if __name__ == "__main__":

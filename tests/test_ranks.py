@@ -27,6 +27,9 @@ class Thread(Alone):
     def __init__(self, rank, meeting, values):
         self.rank, self.size, self.meeting, self.values = rank, len(values), meeting, values
 
+    def meet(self):
+        self.meeting.wait(60)
+
     def gather(self, value):
         self.values[self.rank] = value
         self.meeting.wait(60)
@@ -39,14 +42,21 @@ class Thread(Alone):
         return array
 
 
-def in_threads(size, work):
+class OneMemory(Thread):
+    """With the memory that threads have in common."""
+
+    def memory(self, shape, dtype):
+        return self.gather(np.full(shape, np.nan, dtype))[0]
+
+
+def in_threads(size, work, kind=Thread):
     """work(ranks) in `size` threads at once -> the result of each."""
     meeting, values, results, errors = threading.Barrier(size), [None] * size, [None] * size, []
 
     def run(rank):
         try:
             with np.errstate(all="ignore"):
-                results[rank] = work(Thread(rank, meeting, values))
+                results[rank] = work(kind(rank, meeting, values))
         except threading.BrokenBarrierError:
             pass  # another thread has failed
         except BaseException as error:
@@ -72,11 +82,12 @@ def one_step(kind, ranks, B, seed):
     return np.array([loss]), model.grad, np.concatenate([[0.0], *model.buffers().values()])
 
 
+@pytest.mark.parametrize("threads", [Thread, OneMemory])
 @given(st.sampled_from(KINDS), st.integers(1, 4), st.integers(1, 9), st.integers(0, 999))
-def test_a_shared_step_is_the_step_of_one(kind, size, B, seed):
+def test_a_shared_step_is_the_step_of_one(threads, kind, size, B, seed):
     B += small(kind).windowed  # BatchNorm needs two rows
     expected = one_step(kind, ALONE, B, seed)
-    for found in in_threads(size, lambda ranks: one_step(kind, ranks, B, seed)):
+    for found in in_threads(size, lambda ranks: one_step(kind, ranks, B, seed), threads):
         assert distance(found, expected) < 1e-12
 
 
