@@ -6,14 +6,40 @@ of the step, `schedule(step) -> lr`.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 Schedule = Callable[[int], float]
 
 
-class SGD:
+class Optimizer:
+    """data and grad are a Model's flat vectors, of which `step` updates `part`."""
+
+    data: np.ndarray
+    grad: np.ndarray
+    part = slice(None)
+
+    def step(self, lr: float) -> None:
+        raise NotImplementedError
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Name -> array: those as long as data, and what counts steps."""
+        raise NotImplementedError
+
+    def move(
+        self, data: np.ndarray, grad: np.ndarray, rows: Iterable[np.ndarray], part: slice
+    ) -> None:
+        """Update that part of `data` from now on, and keep each array of the state that is as long
+        as data in a row."""
+        vectors = {name: array for name, array in self.state().items() if array.ndim}
+        for (name, array), row in zip(vectors.items(), rows, strict=True):
+            row[...] = array
+            setattr(self, name, row)
+        self.data, self.grad, self.part = data, grad, part
+
+
+class SGD(Optimizer):
     """p -= lr g, where momentum replaces g by v = momentum v + g, v = g at the first step, and
     Nesterov's momentum by g + momentum v, which looks ahead.
 
@@ -32,18 +58,19 @@ class SGD:
         self.velocity = np.zeros_like(data) if momentum else None
 
     def step(self, lr: float) -> None:
-        update = self.grad
+        data, update = self.data[self.part], self.grad[self.part]
         if self.velocity is not None:
-            self.velocity *= self.momentum
-            self.velocity += self.grad
-            update = self.grad + self.momentum * self.velocity if self.nesterov else self.velocity
-        self.data -= lr * update
+            velocity = self.velocity[self.part]
+            velocity *= self.momentum
+            velocity += update
+            update = update + self.momentum * velocity if self.nesterov else velocity
+        data -= lr * update
 
     def state(self) -> dict[str, np.ndarray]:
         return {} if self.velocity is None else {"velocity": self.velocity}
 
 
-class AdamW:
+class AdamW(Optimizer):
     """Adam with decoupled weight decay (Loshchilov and Hutter, 2019); weight_decay=0 is Adam
     (Kingma and Ba, 2015).
 
@@ -69,7 +96,7 @@ class AdamW:
     ) -> None:
         self.data, self.grad = data, grad
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
-        self.decayed = [data[part] for part in decayed]
+        self.decayed = decayed
         self.mean, self.square = np.zeros_like(data), np.zeros_like(data)
         self.count = np.zeros((), np.int64)
 
@@ -80,22 +107,31 @@ class AdamW:
         root = math.sqrt(1 - beta2**t)
         if self.weight_decay:
             for part in self.decayed:
-                part *= 1 - lr * self.weight_decay
-        scratch = self.grad * (1 - beta1)
-        self.mean *= beta1
-        self.mean += scratch
-        np.multiply(self.grad, self.grad, out=scratch)
+                decayed = self.data[_overlap(part, self.part, len(self.data))]
+                decayed *= 1 - lr * self.weight_decay
+        vectors = self.data, self.grad, self.mean, self.square
+        data, grad, mean, square = (vector[self.part] for vector in vectors)
+        scratch = grad * (1 - beta1)
+        mean *= beta1
+        mean += scratch
+        np.multiply(grad, grad, out=scratch)
         scratch *= 1 - beta2
-        self.square *= beta2
-        self.square += scratch
-        np.sqrt(self.square, out=scratch)
+        square *= beta2
+        square += scratch
+        np.sqrt(square, out=scratch)
         scratch += self.eps * root
-        np.divide(self.mean, scratch, out=scratch)
+        np.divide(mean, scratch, out=scratch)
         scratch *= lr * root / (1 - beta1**t)
-        self.data -= scratch
+        data -= scratch
 
     def state(self) -> dict[str, np.ndarray]:
         return {"mean": self.mean, "square": self.square, "count": self.count}
+
+
+def _overlap(a: slice, b: slice, n: int) -> slice:
+    """What two parts of a vector of n numbers have in common."""
+    (start, stop, _), (other_start, other_stop, _) = a.indices(n), b.indices(n)
+    return slice(max(start, other_start), min(stop, other_stop))
 
 
 def constant(lr: float) -> Schedule:

@@ -2,8 +2,9 @@
 
 Every rank draws the same minibatches from the same streams and holds the same model. It computes
 loss and gradient of its share of the rows; the sums over all ranks are those of the batch, and
-every rank makes the same update with them. A process alone is the one rank of `Alone`, for which
-all of this is nothing.
+every rank makes the same update with them. On one node the ranks have a memory in common: there
+each adds up a part of the gradients and updates that part of the parameters, which nobody copies.
+A process alone is the one rank of `Alone`, for which all of this is nothing.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ import numpy as np
 
 from npnet.layers import BatchNorm, CausalAttention, Dropout
 from npnet.models import Model
+from npnet.optim import Optimizer
 from npnet.random import Generator
 
 PATIENCE = 1.0  # seconds that a rank which has failed waits for the others to fail as well
@@ -53,7 +55,7 @@ class Alone:
         return None
 
     def meet(self) -> None:
-        """Wait for all ranks, to see what they have written into such memory; every rank calls."""
+        """Wait until all ranks have written what they will into such memory; every rank calls."""
 
     def gather(self, value: Any) -> list[Any]:
         """The values of all ranks, in their order, on every rank; every rank calls."""
@@ -115,11 +117,10 @@ class Ranks(Alone):
         return np.ndarray(shape, dtype, buffer)
 
     def meet(self) -> None:
-        for window in self._windows:
-            window.Sync()
-        self._world.Barrier()
-        for window in self._windows:
-            window.Sync()
+        if self._windows:
+            self._windows[-1].Sync()
+            self._world.Barrier()
+            self._windows[-1].Sync()
 
     def gather(self, value: Any) -> list[Any]:
         return self._world.allgather(value)
@@ -198,7 +199,12 @@ def share(targets: np.ndarray, rank: int, size: int) -> slice | np.ndarray:
             ends = 2 * lengths[order].cumsum()
             middles = ends - lengths[order]
             return order[middles * size // ends[-1] == rank]
-    return slice(B * rank // size, B * (rank + 1) // size)
+    return _part(B, rank, size)
+
+
+def _part(n: int, rank: int, size: int) -> slice:
+    """The rank's part of n things, as large as those of the others to within one."""
+    return slice(n * rank // size, n * (rank + 1) // size)
 
 
 def _lengths(targets: np.ndarray) -> np.ndarray:
@@ -224,9 +230,6 @@ def connect(model: Model, ranks: Alone) -> None:
     """Let the layers of a model that look at a batch as a whole look at all shares of it."""
     if ranks.size == 1:
         return
-    sums = ranks.memory((ranks.size, *model.row.shape), model.row.dtype)
-    if sums is not None:
-        model.move(model.data, sums, ranks.rank)
     for _, layer in model.network.walk():
         if isinstance(layer, BatchNorm):
             layer.total = ranks.add
@@ -234,6 +237,20 @@ def connect(model: Model, ranks: Alone) -> None:
             drawn = layer.generator
             if drawn is not None and not isinstance(drawn, Masks):
                 layer.generator = cast(Generator, Masks(drawn, ranks))
+
+
+def share_update(model: Model, optimizer: Optimizer, ranks: Alone) -> None:
+    """Where the ranks have a memory in common, keep the gradients of each there for `add_up`, and
+    one copy of the parameters and of the optimiser's state, of which each rank updates a part."""
+    if ranks.size == 1:
+        return
+    vectors = [array for array in optimizer.state().values() if array.ndim]
+    rows = ranks.memory((ranks.size + 1 + len(vectors), len(model.row)), model.row.dtype)
+    if rows is None:
+        return
+    data, *state = rows[ranks.size :, :-2]
+    model.move(data, rows[: ranks.size], ranks.rank)
+    optimizer.move(data, model.grad, state, _part(len(data), ranks.rank, ranks.size))
 
 
 def share_loss_and_grad(
@@ -251,7 +268,7 @@ def share_loss_and_grad(
 
 def add_up(model: Model, loss: np.floating, ranks: Alone) -> np.floating:
     """The sum of the losses and, in model.grad, of the gradients of all ranks, on every rank; and
-    whether one of them wants to stop."""
+    whether one of them wants to stop. In common memory it is added up in the order of the ranks."""
     if ranks.size == 1:
         return loss
     row, sums = model.row, model.sums
@@ -259,7 +276,7 @@ def add_up(model: Model, loss: np.floating, ranks: Alone) -> np.floating:
     if len(sums) == 1:
         ranks.add(row)
     else:  # every rank adds up a part of the rows
-        first, *others = sums[:, share(row, ranks.rank, ranks.size)]
+        first, *others = sums[:, _part(len(row), ranks.rank, ranks.size)]
         ranks.meet()
         for other in others:
             first += other

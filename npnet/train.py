@@ -17,9 +17,9 @@ import numpy as np
 from npnet.data import Examples
 from npnet.layers import BatchNorm, Layer, Sequential
 from npnet.models import Model
-from npnet.optim import SGD, AdamW, Schedule, clip_grad_norm, step_decay
+from npnet.optim import SGD, Optimizer, Schedule, clip_grad_norm, step_decay
 from npnet.random import TorchGenerator
-from npnet.ranks import ALONE, Alone, add_up, connect, share_loss_and_grad
+from npnet.ranks import ALONE, Alone, add_up, connect, share_loss_and_grad, share_update
 
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]
 Watch = Callable[[int, int], object]
@@ -43,7 +43,7 @@ def minibatches(x: Examples, y: Examples, batch_size: int, generator: TorchGener
 def loop(
     model: Model,
     batches: Batches,
-    optimizer: SGD | AdamW,
+    optimizer: Optimizer,
     schedule: Schedule,
     steps: int,
     start: int = 0,
@@ -62,7 +62,7 @@ def loop(
     """
     keep_freed_memory()
     connect(model, ranks)
-    optimizer.grad = model.grad
+    share_update(model, optimizer, ranks)
     for step in range(start, steps):
         rate = schedule(step)
         loss = _loss_and_grad(model, batches, accumulate, ranks)
@@ -72,6 +72,7 @@ def loop(
             if max_norm is not None:
                 clip_grad_norm(model.grad, max_norm)
             optimizer.step(rate)
+        ranks.meet()
         yield step, loss
 
 

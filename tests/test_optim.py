@@ -1,5 +1,7 @@
 """Optimisers, schedules and clipping against torch's."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -166,3 +168,32 @@ def test_decay_in_groups_is_that_of_torch(parts):
     for group, chosen in zip(groups, (decayed, ~decayed), strict=True):
         found = group["params"][0].detach().numpy()
         np.testing.assert_allclose(data[chosen], found, rtol=1e-12, strict=True)
+
+
+@pytest.mark.parametrize("name", RULES)
+@given(cuts=st.lists(st.integers(0, 9), max_size=3), resumed=st.booleans())
+def test_the_updates_of_parts_make_up_the_update_of_all(name, cuts, resumed):
+    """To the bit, on one vector, with one state."""
+    rule, options = RULES[name]
+    rng = np.random.default_rng(0)
+    first, gradients = rng.standard_normal(9), rng.standard_normal((4, 9))
+    if rule == "AdamW":
+        options = {**options, "decayed": [slice(1, 4), slice(6, None)]}
+    expected, whole = steps(getattr(optim, rule), first, gradients, **options)
+    rows = [np.full(9, np.nan) for array in whole.state().values() if array.ndim]
+
+    def part(start, stop):
+        _, optimizer = steps(getattr(optim, rule), first, gradients[:resumed], **options)
+        optimizer.move(data, grad, rows, slice(start, stop))
+        return optimizer
+
+    data, grad = (expected[0] if resumed else first).copy(), np.zeros(9)
+    parts = [part(*bounds) for bounds in pairwise([0, *sorted(cuts), 9])]
+    for k, gradient in enumerate(gradients[resumed:], int(resumed)):
+        grad[...] = gradient
+        for optimizer in parts:
+            optimizer.step(0.1 / (k + 1))
+        np.testing.assert_array_equal(data, expected[k])
+    for found in parts:
+        for array, other in zip(found.state().values(), whole.state().values(), strict=True):
+            np.testing.assert_array_equal(array, other)

@@ -15,8 +15,18 @@ from shared_runs import KINDS, T, batch, distance, small
 from npnet import ops
 from npnet import ranks as module
 from npnet.data import Vocabulary
+from npnet.optim import AdamW
 from npnet.random import TorchGenerator
-from npnet.ranks import ALONE, Alone, add_up, connect, join, share, share_loss_and_grad
+from npnet.ranks import (
+    ALONE,
+    Alone,
+    add_up,
+    connect,
+    join,
+    share,
+    share_loss_and_grad,
+    share_update,
+)
 from npnet.sample import generate
 from npnet.score import score_words
 
@@ -46,7 +56,7 @@ class OneMemory(Thread):
     """With the memory that threads have in common."""
 
     def memory(self, shape, dtype):
-        return self.gather(np.full(shape, np.nan, dtype))[0]
+        return self.gather(np.full(shape, np.nan, dtype))[0]  # as good as anything to begin with
 
 
 def in_threads(size, work, kind=Thread):
@@ -74,12 +84,17 @@ def in_threads(size, work, kind=Thread):
 
 
 def one_step(kind, ranks, B, seed):
-    """Loss, gradient and running statistics of one batch."""
+    """Loss, gradient and running statistics of one batch, parameters and moments after it."""
     model = small(kind)
+    optimizer = AdamW(model.data, model.grad, eps=1e-2)
     connect(model, ranks)
+    share_update(model, optimizer, ranks)
     x, y = batch(model, B, np.random.default_rng(seed))
     loss = add_up(model, share_loss_and_grad(model, x, y, ranks), ranks)
-    return np.array([loss]), model.grad, np.concatenate([[0.0], *model.buffers().values()])
+    optimizer.step(0.1)
+    ranks.meet()
+    statistics = np.concatenate([[0.0], *model.buffers().values()])
+    return np.array([loss]), model.grad, statistics, model.data, *optimizer.state().values()
 
 
 @pytest.mark.parametrize("threads", [Thread, OneMemory])
