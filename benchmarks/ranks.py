@@ -23,7 +23,7 @@ from benchmarks.rows import ROWS, SizedTask, Task, TextTask
 from benchmarks.scale import transformer
 from benchmarks.step import makers
 from npnet.data import read_words
-from npnet.ranks import ALONE, Alone, join
+from npnet.ranks import ALONE, Alone, add_rows, join
 from npnet.train import loop
 
 
@@ -176,19 +176,24 @@ class Turns:
                     found[name].append((seconds, own))
         return found
 
+    def together(self, work):
+        """Seconds that all ranks take for work(), on rank 0."""
+        found = self.times({"": (lambda n: [work() for _ in range(n)], True)})
+        return median(seconds for seconds, _ in found[""])
+
 
 def share(file, seconds, *names):
     """Rank 0 prints what the ranks of this job give, measured in turns of so many seconds, for the
     rows of these names (none: all)."""
     turns = Turns(float(seconds))
-    words, n = read_words(file), turns.ranks.size
-    found = {"rows": {}, "add": {}}
+    ranks, n, words = turns.ranks, turns.ranks.size, read_words(file)
+    found = {"rows": {}, "add": {}, "rows added": {}}
     for name in names or SHARED:
         make = SHARED[name]
         times = turns.times({
             "alone": (stepper(make(words)), False),
-            "shared": (stepper(make(words), turns.ranks), True),
-            "larger": (stepper(make(words, n), turns.ranks), True),
+            "shared": (stepper(make(words), ranks), True),
+            "larger": (stepper(make(words, n), ranks), True),
         })  # fmt: skip
         wall = {name: [seconds for seconds, _ in turn] for name, turn in times.items()}
         own = {name: [seconds for _, seconds in turn] for name, turn in times.items()}
@@ -199,12 +204,13 @@ def share(file, seconds, *names):
         }
     for numbers in ADDED:
         array = np.zeros(numbers, np.float32)
-        add = turns.times(
-            {"add": (lambda n, a=array: [turns.ranks.add(a) for _ in range(n)], True)}
-        )
-        found["add"][array.nbytes] = median(seconds for seconds, _ in add["add"])
+        found["add"][array.nbytes] = turns.together(partial(ranks.add, array))
+        rows = ranks.memory((n, numbers), np.float32)
+        if rows is not None:
+            rows[ranks.rank] = 0
+            found["rows added"][array.nbytes] = turns.together(partial(add_rows, rows, ranks))
     found["overlap"] = _overlap(turns)
-    if turns.ranks.rank == 0:
+    if ranks.rank == 0:
         print(json.dumps(found))
 
 
@@ -301,8 +307,12 @@ def show(found):
         head += ["BLAS threads ms", "torch threads ms"]
         print(table([f"{n} ranks", *head], lines), end="\n\n")
         add = {int(size): seconds for size, seconds in job["add"].items()}
-        lines = [[f"{size:,}", f"{seconds * 1e6:.3g}"] for size, seconds in add.items()]
-        print(table(["bytes summed", "us"], lines), end="\n\n")
+        common = {int(size): seconds for size, seconds in job["rows added"].items()}
+        lines = [
+            [f"{size:,}", *(t and f"{t * 1e6:.3g}" for t in (seconds, common.get(size)))]
+            for size, seconds in add.items()
+        ]
+        print(table(["bytes summed", "by MPI us", "in common memory us"], lines), end="\n\n")
         latency, bandwidth = fitted(add)
         print(f"about {latency * 1e6:.2g} us + bytes / {bandwidth / 1e9:.2g} GB/s", end="\n\n")
         print(

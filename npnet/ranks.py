@@ -268,20 +268,26 @@ def share_loss_and_grad(
 
 def add_up(model: Model, loss: np.floating, ranks: Alone) -> np.floating:
     """The sum of the losses and, in model.grad, of the gradients of all ranks, on every rank; and
-    whether one of them wants to stop. In common memory it is added up in the order of the ranks."""
+    whether one of them wants to stop."""
     if ranks.size == 1:
         return loss
-    row, sums = model.row, model.sums
+    row = model.row
     row[-2:] = loss, ranks.wants_to_stop
-    if len(sums) == 1:
+    if len(model.sums) == 1:
         ranks.add(row)
-    else:  # every rank adds up a part of the rows
-        first, *others = sums[:, _part(len(row), ranks.rank, ranks.size)]
-        ranks.meet()
-        for other in others:
-            first += other
-        for other in others:
-            other[...] = first
-        ranks.meet()
+    else:
+        add_rows(model.sums, ranks)
     ranks.stopping = bool(row[-1] > 0)
     return row[-2]
+
+
+def add_rows(rows: np.ndarray, ranks: Alone) -> None:
+    """Each row, one for each rank in common memory, becomes their sum; of the columns every rank
+    adds up a part."""
+    first, *others = rows[:, _part(rows.shape[1], ranks.rank, ranks.size)]
+    ranks.meet()
+    for other in others:
+        first += other
+    for other in others:
+        other[...] = first
+    ranks.meet()

@@ -177,6 +177,7 @@ def test_what_ranks_give_is_shown(capsys):
     row["work"] = 1.9
     name = "Transformer of makemore, batch 32"
     job = {"rows": {name: row}, "add": {"4": 2e-6, "4000": 3e-6}, "overlap": {"sum": 1e-3}}
+    job["rows added"] = {"4": 1e-6}
     model = {"seconds": 0.064, "bytes": 8e5, "batch": 16}
     ranks.show(
         {"ranks": {2: job}, "threads": {name: {"npnet": 0.0103}}, "predicted": {"0.2 M": model}}

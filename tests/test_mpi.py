@@ -122,6 +122,7 @@ def test_the_benchmark_of_ranks_finds_a_time_for_everything(names):
         assert row.keys() == {"alone", "shared", "larger", "speedup", "efficiency", "work"}
         assert min(row.values()) > 0
     assert ranks.fitted(found["add"])[1] > 0 and len(found["overlap"]) == 4
+    assert "4" in found["rows added"]
 
 
 def running(tmp_path, names, *flags, n=2):
