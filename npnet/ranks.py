@@ -183,23 +183,20 @@ def join() -> Alone:
     return Ranks(world)
 
 
-def share(targets: np.ndarray, rank: int, size: int) -> slice | np.ndarray:
-    """Which rows of a batch this rank computes.
+def share(lengths: np.ndarray, rank: int, size: int) -> slice | np.ndarray:
+    """Which rows of a batch this rank computes, by the length of each, (B,).
 
-    targets (B,), or (B, T) with -1 where a position does not count. Sequences of different lengths
-    are sorted, the longest first, and cut where each rank gets as many positions, to within one
-    row. Rows of a share are thus of similar length, which makes attention's rectangle of (rows,
-    longest row) small. Rows may be fewer than ranks.
+    Rows of different lengths are sorted, the longest first, and cut where each rank gets as many
+    positions, to within one row. Rows of a share are thus of similar length, which makes
+    attention's rectangle of (rows, longest row) small. Rows may be fewer than ranks.
     """
-    B = len(targets)
-    if targets.ndim > 1:
-        lengths = _lengths(targets)
-        if lengths.min(initial=targets.shape[1]) < targets.shape[1]:
-            order = np.argsort(-lengths, kind="stable")
-            ends = 2 * lengths[order].cumsum()
-            middles = ends - lengths[order]
-            return order[middles * size // ends[-1] == rank]
-    return _part(B, rank, size)
+    B = len(lengths)
+    if lengths.min() == lengths.max():
+        return _part(B, rank, size)
+    order = np.argsort(-lengths, kind="stable")
+    ends = 2 * lengths[order].cumsum()
+    middles = ends - lengths[order]
+    return order[middles * size // ends[-1] == rank]
 
 
 def _part(n: int, rank: int, size: int) -> slice:
@@ -207,9 +204,12 @@ def _part(n: int, rank: int, size: int) -> slice:
     return slice(n * rank // size, n * (rank + 1) // size)
 
 
-def _lengths(targets: np.ndarray) -> np.ndarray:
-    """How many positions of each sequence are computed: up to its last target that counts."""
-    return targets.shape[1] - (targets != -1)[:, ::-1].argmax(axis=1)
+def _lengths(counts: np.ndarray) -> np.ndarray:
+    """How many positions of each row are computed: up to the last target that counts, (B,) or
+    (B, T)."""
+    if counts.ndim == 1:
+        return np.ones(len(counts), np.int64)
+    return counts.shape[1] - counts[:, ::-1].argmax(axis=1)
 
 
 class Masks:
@@ -260,9 +260,10 @@ def share_loss_and_grad(
     has seen. `add_up` then makes both whole."""
     if ranks.size == 1:
         return model.loss_and_grad(x, y, dloss)
-    longest = int(_lengths(y).max()) if y.ndim > 1 else 1
-    ranks.rows, ranks.batch = share(y, ranks.rank, ranks.size), (len(y), longest)
-    n = int(np.count_nonzero(y != -1))
+    counts = y != -1
+    lengths = _lengths(counts)
+    ranks.rows, ranks.batch = share(lengths, ranks.rank, ranks.size), (len(y), int(lengths.max()))
+    n = int(np.count_nonzero(counts))
     return model.loss_and_grad(x[ranks.rows], y[ranks.rows], dloss, n)
 
 
