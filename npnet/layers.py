@@ -67,9 +67,37 @@ class Layer:
         return self.forward(x)[0]
 
 
+class KeysValues:
+    """The keys and values of the positions so far, (T, 2, B, C), with room for `length`."""
+
+    def __init__(self, length: int) -> None:
+        self.length, self.t = length, 0
+        self._slab: np.ndarray | None = None
+
+    def append(self, kv: np.ndarray) -> np.ndarray:
+        """Those of one position more, (2, B, C) -> those of all positions."""
+        if self.t == self.length:
+            raise ValueError(f"the state has room for {self.t} positions, got one more")
+        if self._slab is None:
+            self._slab = np.empty((self.length, *kv.shape), kv.dtype)
+        self._slab[self.t] = kv
+        self.t += 1
+        return self._slab[: self.t]
+
+    def take(self, rows: np.ndarray, axis: int) -> "KeysValues":
+        """Those of some rows. What has no positions yet is neither copied nor touched."""
+        kept = KeysValues(self.length)
+        if self._slab is not None:
+            kept.t, (_, two, _, C) = self.t, self._slab.shape
+            kept._slab = np.empty((self.length, two, len(rows), C), self._slab.dtype)
+            self._slab[: self.t].take(rows, axis, out=kept._slab[: self.t], mode="clip")
+        return kept
+
+
 def keep(state: Any, rows: np.ndarray) -> Any:
-    """A state of some rows of the batch, which is the last axis but one of every array in it."""
-    if isinstance(state, np.ndarray):
+    """A state of some rows of the batch, which is the last axis but one of every array in it. A row
+    may be taken more than once."""
+    if isinstance(state, np.ndarray | KeysValues):
         return state.take(rows, axis=-2)
     if isinstance(state, list):
         return [keep(part, rows) for part in state]
@@ -473,27 +501,23 @@ class CausalAttention(AlongTime):
         return packing.pack(ops.causal_attention_backward(packing.spread(dy), cache))
 
     def start(self, batch: int, length: int) -> Any:
-        return {"t": 0, "length": length, "kv": None}
+        return KeysValues(length)
 
     def step(self, x: np.ndarray, state: Any) -> np.ndarray:
         """One query a word, so that there are no matrices to multiply: with the positions in front,
         every pass runs along all words at once."""
         B, C = len(x), x.shape[1] // 3
-        t, H, D = state["t"], self.n_head, C // self.n_head
-        if t == state["length"]:
-            raise ValueError(f"the state has room for {t} positions, got one more")
-        if state["kv"] is None:
-            state["kv"] = np.empty((2, state["length"], B, C), x.dtype)
-        q, state["kv"][0, t], state["kv"][1, t] = x.reshape(B, 3, C).swapaxes(0, 1)
-        state["t"] = t + 1
-        keys, values = state["kv"][:, : t + 1]
+        H, D = self.n_head, C // self.n_head
+        q, kv = x[:, :C], x[:, C:].reshape(B, 2, C).swapaxes(0, 1)
+        keys, values = state.append(kv).swapaxes(0, 1)  # (T, B, C) each
+        T = len(keys)
         scale = D**-0.5 if self.scale is None else self.scale
         p = (keys * q).reshape(-1, D) @ np.full(D, scale, x.dtype)
-        p = p.reshape(t + 1, B, H, 1)
+        p = p.reshape(T, B, H, 1)
         p -= p.max(0)
         np.exp(p, out=p)
         p /= p.sum(0)
-        return (p * values.reshape(t + 1, B, H, D)).sum(0).reshape(B, C)
+        return (p * values.reshape(T, B, H, D)).sum(0).reshape(B, C)
 
 
 class Recurrent(AlongTime):

@@ -137,28 +137,31 @@ def draw(
             f"the prompt {prompt!r} is longer than {max_length}, the most characters of a word"
         )
     keep_freed_memory()
-    ids = np.zeros(n, np.int64)
-    drawn = np.empty((n, max_length), np.int64)
-    # The model reads on in the words of `read`, which loses the finished ones once they are a
-    # quarter. Draws go on for every word, so that they are what they would be without this.
-    alive, read = np.ones(n, bool), np.arange(ranks.rank, n, ranks.size)
-    state = model.start(len(read), max_length + 1)
+    V = len(vocabulary)
+    drawn, alive = np.empty((n, max_length), np.int64), np.ones(n, bool)
+    # Words that have begun alike are one row of the model until they part, and one that has ended
+    # is none. Draws go on for every word, so that they are what they would be without this.
+    read = np.arange(ranks.rank, n, ranks.size)
+    row = np.zeros(len(read), np.int64)  # of each word that is read on
+    last, state = np.zeros(1, np.int64), model.start(1, max_length + 1)
     length = 0
     while length < max_length and (draw_all or alive.any()):
-        logits = np.zeros((n, len(vocabulary)), model.data.dtype)
+        logits = np.zeros((n, V), model.data.dtype)
         if read.size:
-            logits[read] = model.step(ids[read], state)
+            logits[read] = model.step(last, state)[row]
         ranks.add(logits)
         ids = np.full(n, prompt_ids[length]) if length < len(prompt_ids) else choose(logits)
         drawn[:, length] = ids
         alive &= ids != 0
-        goes_on = np.flatnonzero(alive[read])
-        if len(goes_on) <= 0.75 * len(read):
-            read, state = read[goes_on], keep(state, goes_on)
+        row, read = row[alive[read]], read[alive[read]]
+        beginnings, row = np.unique(row * V + ids[read], return_inverse=True)
+        rows, last = np.divmod(beginnings, V)
+        state = keep(state, rows)
         length += 1
         if watch:
             watch(n - int(np.count_nonzero(alive)))
-    return [vocabulary.decode(row[:length]).partition(".")[0] for row in drawn]
+    text = vocabulary.decode(drawn[:, :length].ravel())
+    return [text[i * length : (i + 1) * length].partition(".")[0] for i in range(n)]
 
 
 def draw_in_turn(

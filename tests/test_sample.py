@@ -150,6 +150,22 @@ def test_drawing_ends_with_the_last_word_unless_all_is_to_be_drawn():
     np.testing.assert_array_equal(states[1], states[2])
 
 
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_words_that_begin_alike_are_one_row_until_they_part(kind):
+    model, rows = make(kind, scale=0.3), []
+    step = model.step
+
+    def watched(ids, state):
+        rows.append(len(ids))
+        return step(ids, state)
+
+    model.step = watched
+    words = generate(model, VOCABULARY, TorchGenerator(1), 60, prompt="da", max_length=7)
+    for t, n in enumerate(rows):
+        assert n == len({word[:t] for word in words if len(word) >= t})
+    assert rows[:3] == [1, 1, 1] and max(rows) > 5
+
+
 def test_a_watch_is_told_how_many_words_have_ended():
     told = []
     words = generate(
