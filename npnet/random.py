@@ -280,13 +280,16 @@ class TorchGenerator:
         """The index of the largest key p / q of each row. NumPy's logarithm, many times as fast as
         the C library's, says which; the latter is asked where a second key is as near as
         rounding."""
-        u = -self._unit(p.size, np.dtype(np.float64)).reshape(p.shape)
-        key = p / (-np.log1p(u)).astype(p.dtype)
-        near = key >= key.max(-1, keepdims=True) * (1 - 1e-6)
-        close = np.count_nonzero(near, -1) > 1
-        if close.any():
-            key[close] = p[close] / (-_libm(math.log1p, u[close])).astype(p.dtype)
-        return key.argmax(-1, keepdims=True)
+        rows = p.reshape(-1, p.shape[-1])
+        u = -self._unit(p.size, np.dtype(np.float64)).reshape(rows.shape)
+        key = rows / -np.log1p(u).astype(p.dtype)
+        first = key.argmax(1)
+        near = key >= (key[np.arange(len(key)), first] * (1 - 1e-6))[:, None]
+        if np.count_nonzero(near) > len(rows):
+            close = np.count_nonzero(near, 1) > 1
+            key[close] = rows[close] / (-_libm(math.log1p, u[close])).astype(p.dtype)
+            first = key.argmax(1)
+        return first.reshape(*p.shape[:-1], 1)
 
     def _words(self, n: int) -> np.ndarray:
         return self._twister.randint(0, 2**32, n, dtype=np.uint32)
@@ -311,7 +314,8 @@ class TorchGenerator:
     def _unit(self, n: int, dtype: np.dtype) -> np.ndarray:
         if dtype == np.float32:
             return (self._raw(n) & (2**24 - 1)).astype(np.float32) * 2.0**-24
-        return (self._raw64(n) & (2**53 - 1)) * 2.0**-53
+        raw = self._raw(2 * n)  # the lower 53 bits of each raw64, in two parts that add up exactly
+        return (raw[0::2] & (2**21 - 1)) * 2.0**-21 + raw[1::2] * 2.0**-53
 
     def _scalar_normal(self) -> float:
         if self._kept is not None:
@@ -480,10 +484,9 @@ def _check_probabilities(p: np.ndarray, k: int, replacement: bool) -> None:
         )
     if k < 1:
         raise ValueError(f"num_samples must be at least 1, got {k}")
-    largest = p.max(-1)
-    if not (p.min(initial=0) >= 0 and (largest < np.inf).all()):
+    if not (p.min(initial=0) >= 0 and p.max(initial=0) < np.inf):
         raise ValueError("probs must be finite and not negative")
-    if not (largest > 0).all():
+    if not p.any(-1).all():
         raise ValueError("probs must have a positive sum, in every row")
     if not replacement and k > 1 and k > np.count_nonzero(p, -1).min(initial=p.shape[-1]):
         raise ValueError(
