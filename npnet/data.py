@@ -197,6 +197,8 @@ class Rows(NDArrayOperatorsMixin):
         self.shape = starts.shape if width is None else (len(starts), width)
         self._windows = text if width is None else sliding_window_view(text, width)
         self._starts, self._lengths, self._fill = starts, lengths, fill
+        if lengths is not None:
+            self._places = np.arange(self.shape[1], dtype=lengths.dtype)
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -206,9 +208,7 @@ class Rows(NDArrayOperatorsMixin):
             return np.asarray(self)[index]
         rows = self._windows[self._starts[index]].astype(np.int64)
         if self._lengths is not None:
-            lengths = self._lengths[index][..., None]
-            beyond = np.arange(rows.shape[-1], dtype=lengths.dtype) >= lengths
-            np.putmask(rows, beyond, self._fill)
+            np.putmask(rows, self._places >= self._lengths[index][..., None], self._fill)
         return rows
 
     def take(self, indices: Any, axis: int = 0) -> np.ndarray:

@@ -215,7 +215,8 @@ class TorchGenerator:
             )
         n, span = math.prod(sizes), high - low
         if span < 2**28:
-            return (np.remainder(self._raw(n), span, dtype=np.int64) + low).reshape(sizes)
+            drawn = np.remainder(self._raw(n), span, dtype=np.int64)
+            return (drawn + low if low else drawn).reshape(sizes)
         drawn = self._raw64(n) % np.uint64(span) + np.uint64(low % 2**64)
         return drawn.view(np.int64).reshape(sizes)
 
@@ -512,7 +513,7 @@ def _shape(*sizes: Any) -> tuple[int, ...]:
     if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
         sizes = tuple(sizes[0])
     shape = tuple([_integer(size, "a size") for size in sizes])
-    if min(shape, default=0) < 0:
+    if shape and min(shape) < 0:
         raise ValueError(f"the sizes of a shape must not be negative, got {shape}")
     return shape
 

@@ -32,9 +32,10 @@ class Diverged(FloatingPointError):
 
 def minibatches(x: Examples, y: Examples, batch_size: int, generator: TorchGenerator) -> Batches:
     """Endless minibatches with replacement, each of batch_size indices that generator.randint draws
-    when the batch is asked for."""
+    when the batch is asked for. Examples of up to a million numbers become an array once."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    x, y = (np.asarray(a) if math.prod(a.shape) <= 1 << 20 else a for a in (x, y))
     while True:
         ix = generator.randint(0, len(x), (batch_size,))
         yield x.take(ix, axis=0), y.take(ix, axis=0)
