@@ -128,8 +128,10 @@ class Sequential(AlongTime):
     def forward(self, x: np.ndarray, training: bool = False, packing: Any = None) -> Pass:
         caches = []
         for layer in self.layers.values():
-            more = (packing,) if isinstance(layer, AlongTime) else ()
-            x, cache = layer.forward(x, training, *more)
+            if isinstance(layer, AlongTime):
+                x, cache = layer.forward(x, training, packing)
+            else:
+                x, cache = layer.forward(x, training)
             caches.append(cache)
         return x, caches
 
@@ -237,10 +239,11 @@ class Window(AlongTime):
     def forward(self, x: np.ndarray, training: bool = False, packing: Any = None) -> Pass:
         if not len(x):
             return np.empty((0, self.length), x.dtype), None
-        before = ((0, 0), (self.length - 1, 0))
-        padded = np.pad(packing.spread(x), before, constant_values=self.blank)
-        windows = np.lib.stride_tricks.sliding_window_view(padded, self.length, axis=1)
-        return packing.pack(windows[..., ::-1]), None
+        (B, T), before = packing.shape, self.length - 1
+        padded = np.full((B, before + T), self.blank, x.dtype)
+        padded[:, before:] = packing.spread(x)
+        first = packing.pack(np.arange(padded.size).reshape(padded.shape))
+        return padded.take(first[:, None] + np.arange(before, -1, -1)), None
 
     def start(self, batch: int, length: int) -> Any:
         return np.full((batch, self.length), self.blank)

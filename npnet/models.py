@@ -28,6 +28,7 @@ from npnet.layers import (
     GRU,
     LSTM,
     RNN,
+    AlongTime,
     BatchNorm,
     CausalAttention,
     CausalMean,
@@ -140,6 +141,10 @@ class Model:
 
     def __init__(self, network: Sequential, config: Config, kind: str) -> None:
         self.network, self.config, self.kind = network, config, kind
+        self._along_time = any(
+            isinstance(layer, AlongTime) and not isinstance(layer, Sequential)
+            for _, layer in network.walk()
+        )
         slots = network.parameters()
         self.data: np.ndarray = np.concatenate([slot.data.ravel() for slot in slots.values()])
         self.move(self.data, np.zeros((1, self.data.size + 2), self.data.dtype))
@@ -219,13 +224,16 @@ class Model:
 
     def packed(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, Packing | None]:
         """ids and targets as the network reads them. Of a sequence nothing is computed beyond its
-        last target that counts."""
+        last target that counts, and where no layer looks along time, at those targets alone."""
         x, y = np.asarray(x), np.asarray(y)
         if self.windowed:
             return x, y, None
         if x.shape != y.shape or x.ndim != 2:
             raise ValueError(f"ids and targets must be (B, T) alike, got {x.shape}, {y.shape}")
-        packing = Packing(y.shape[1] - (y != -1)[:, ::-1].argmax(axis=1))
+        counts = y != -1
+        if not self._along_time:
+            return x[counts], y[counts], None
+        packing = Packing(y.shape[1] - counts[:, ::-1].argmax(axis=1))
         return packing.pack(x), packing.pack(y), packing
 
     @property

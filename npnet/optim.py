@@ -102,8 +102,7 @@ class AdamW(Optimizer):
 
     def step(self, lr: float) -> None:
         beta1, beta2 = self.betas
-        self.count += 1
-        t = int(self.count)
+        self.count[...] = t = int(self.count) + 1
         root = math.sqrt(1 - beta2**t)
         if self.weight_decay:
             for part in self.decayed:

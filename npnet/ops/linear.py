@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from npnet.ops.checks import fitted, floating, upstream
+from npnet.ops.checks import fitted, floating, upstream, within
 from npnet.ops.constants import one_hot, sum_rows
 
 # A one-hot product beats np.add.at up to about this many rows of the table.
@@ -24,7 +24,8 @@ def embedding(ids: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, tuple]:
     alone would count a negative one from the end.
     """
     floating("embedding", table, axes=2)
-    return _look_up(ids, table), (ids, table.shape, table.dtype)
+    _check(ids, len(table))
+    return table.take(ids, axis=0), (ids, table.shape, table.dtype)
 
 
 def embedding_backward(dy: np.ndarray, cache: tuple, out: np.ndarray | None = None) -> np.ndarray:
@@ -113,12 +114,14 @@ def embedding_linear(
         x, looked_up = embedding(ids, table)
         y, multiplied = linear(x.reshape(*ids.shape[:-1], K * C), w, b)
         return y, (None, looked_up, multiplied)
+    _check(ids, V)
     rows = table @ w.reshape(K, C, H)
     rows[0] += b
-    y = _look_up(ids[..., 0], rows[0])
+    columns = ids.reshape(-1, K).T.copy()
+    y = rows[0].take(columns[0], axis=0)
     for k in range(1, K):
-        y += _look_up(ids[..., k], rows[k])
-    return y, (ids, table, w)
+        y += rows[k].take(columns[k], axis=0)
+    return y.reshape(*ids.shape[:-1], H), (ids, table, w)
 
 
 def embedding_linear_backward(
@@ -148,19 +151,13 @@ def embedding_linear_backward(
     return dtable, dw, sum_rows(dy, out[2])
 
 
-def _look_up(ids: np.ndarray, table: np.ndarray) -> np.ndarray:
-    try:
-        if ids.dtype.kind not in "iu" or np.minimum.reduce(ids, axis=None, initial=0) < 0:
-            raise IndexError
-        return table.take(ids, axis=0)
-    except (IndexError, TypeError):
-        raise ValueError(
-            f"embedding: ids must be integers from 0 to {len(table) - 1}, got {_range(ids)}"
-        ) from None
+def _check(ids: np.ndarray, V: int) -> None:
+    if not within(ids, V):
+        raise ValueError(f"embedding: ids must be integers from 0 to {V - 1}, got {_range(ids)}")
 
 
 def _range(ids: np.ndarray) -> str:
     ids = np.asarray(ids)
-    if ids.dtype.kind not in "iu":
+    if ids.dtype.kind not in "iu" or ids.dtype == np.uint64:
         return f"dtype {ids.dtype}"
     return f"values from {ids.min()} to {ids.max()}"
