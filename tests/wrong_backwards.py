@@ -172,7 +172,7 @@ WRONG: tuple[Wrong, ...] = (
     ),
     *of(
         "linear",
-        (ORDER, "dx", "backward", "dy @ w.T", "dy @ w.reshape(w.shape[::-1])",
+        (ORDER, "dx", "backward", "dy.dot(w.T)", "dy.dot(w.reshape(w.shape[::-1]))",
          "reshape in the place of the transpose, dx"),
         (ORDER, "dw", "backward", "np.matmul(x.T,", "np.matmul(x.reshape(x.shape[::-1]),",
          "reshape in the place of the transpose, dw"),
@@ -183,7 +183,7 @@ WRONG: tuple[Wrong, ...] = (
          "sum_rows(dy[:1], out[1])", "db from the first row of the batch"),
         (SHAPE, "db", "backward", "sum_rows(dy, out[1])", "sum_rows(dy)[None]",
          "db kept its first axis"),
-        (SHAPE, "dx", "backward", "(dy @ w.T).reshape(shape)", "dy @ w.T", "dx left with its leading axes flattened"),
+        (SHAPE, "dx", "backward", "dy.dot(w.T).reshape(shape)", "dy.dot(w.T)", "dx left with its leading axes flattened"),
         (UPSTREAM, "dw", "backward", "np.matmul(x.T, dy,", "np.matmul(x.T, np.ones_like(dy),",
          "dw without the upstream"),
         (DTYPE, "db", "sum_rows", "ones(len(x), x.dtype)", "np.ones(len(x))",

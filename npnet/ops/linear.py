@@ -3,6 +3,7 @@ together.
 
 All end in a sum over every row of the batch. It is written as a matrix product, which NumPy hands
 to BLAS: `dy.sum(0)` and `np.add.at` give the same numbers several times slower at these sizes.
+dot begins half a microsecond sooner than matmul, but cannot write into a transposed array.
 """
 
 import math
@@ -62,7 +63,7 @@ def linear(x: np.ndarray, w: np.ndarray, b: np.ndarray | None = None) -> tuple[n
     if b is not None and (b.shape != (fan_out,) or b.dtype is not x.dtype):
         x, b = fitted("linear", x, b=(b, (fan_out,)))
     rows = x.reshape(math.prod(lead), fan_in)
-    y = rows @ w
+    y = rows.dot(w)
     if b is not None:
         y += b
     y = y.reshape(*lead, fan_out)
@@ -85,7 +86,7 @@ def linear_backward(
     x, w, shape, with_bias, y_shape = cache
     dy = upstream("linear", dy, y_shape, x.dtype)
     dy = dy.reshape(-1, w.shape[1])
-    dx = (dy @ w.T).reshape(shape)
+    dx = dy.dot(w.T).reshape(shape)
     dw = np.matmul(x.T, dy, out=out[0])
     if not with_bias:
         return dx, dw

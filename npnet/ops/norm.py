@@ -24,19 +24,24 @@ from npnet.ops.constants import ones, sum_rows
 
 
 class BatchNormCache(NamedTuple):
-    """centred (N, C) is x - mean, std the root of var + eps, slope gain / std; mean and var, both
-    (C,), are the batch's, for running statistics, where var is the unbiased one. n counts the rows
-    of the batch, and total is batch_norm's."""
+    """centred (N, C) is x - mean, std the root of var + eps, slope gain / std; mean and squares,
+    the sum of the squared distances from it, both (C,), are those of the batch's n rows. total is
+    batch_norm's."""
 
     centred: np.ndarray
     std: np.ndarray
     slope: np.ndarray
     divisor: int
     mean: np.ndarray
-    var: np.ndarray
+    squares: np.ndarray
     shape: tuple[int, ...]
     n: int
     total: Callable | None
+
+    @property
+    def var(self) -> np.ndarray:
+        """The unbiased variance, for running statistics."""
+        return self.squares / (self.n - 1)
 
 
 def batch_norm(
@@ -83,8 +88,7 @@ def batch_norm(
     slope = gain / std
     y = centred * slope
     y += bias
-    var = squares / (n - 1)
-    cache = BatchNormCache(centred, std, slope, divisor, mean, var, x.shape, n, total)
+    cache = BatchNormCache(centred, std, slope, divisor, mean, squares, x.shape, n, total)
     return y.reshape(x.shape), cache
 
 
