@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import test_layer
+import test_strangers
 
 import oracle
 from oracle.proof.subject import Subject
@@ -89,6 +90,11 @@ class Loss:
         return 2 * self.y
 
 
+class Affine(test_layer.Attributes):
+    def __init__(self, W, b):
+        self.W, self.b = W, b
+
+
 READERS = {
     "Dictionary": Dictionary,
     "Listed": test_layer.Lists,
@@ -97,6 +103,8 @@ READERS = {
     "Lazy": test_layer.Lazy,
     "Stepping": Stepping,
     "Loss": Loss,
+    "Network": test_strangers.Classifier,
+    "Affine": Affine,
 }
 
 
@@ -108,9 +116,14 @@ def calls(title):
 def test_the_calls_of_layers(call):
     scope = section("A class") | READERS
     run(next(text for language, text in BLOCKS["A class"] if language == "python"), scope)
-    signature = scope["LINEAR"] if "Loss" not in call else "(n)->()"
-    signature = "(n,i),(i,2),(2)->(n,2)" if "lambda i:" in call else signature
-    assert oracle.judge(eval(call, scope), signature=signature, max_examples=10).ok
+    details = {"signature": scope["LINEAR"]}
+    if "Loss" in call:
+        details = {"signature": "(n)->()"}
+    elif "lambda i:" in call:
+        details = {"signature": "(n,i),(i,2),(2)->(n,2)"}
+    elif "Network" in call:
+        details = {"signature": "(n,i),(n),(i,o),(o)->()", "ids": {"y": "o"}, "wrt": ["W", "b"]}
+    assert oracle.judge(eval(call, scope), max_examples=10, **details).ok
 
 
 def test_the_calls_of_tensors():
@@ -118,4 +131,4 @@ def test_the_calls_of_tensors():
     run(BLOCKS["A framework of tensors"][0][1], scope)
     for call in calls("A framework of tensors"):
         assert isinstance(eval(call, scope), Subject), call
-    assert len(calls("A framework of tensors")) == 4 and len(calls("A class")) == 9
+    assert len(calls("A framework of tensors")) == 4 and len(calls("A class")) == 11
