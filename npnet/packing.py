@@ -24,7 +24,7 @@ class Packing:
         if min(counts, default=T) == T:
             self.sizes = [B] * T
             return
-        order = np.argsort(-lengths, kind="stable")
+        order = (-lengths).argsort(kind="stable")
         step = np.arange(T)[:, None]
         alive = lengths[order] > step  # (T, B)
         self.sizes = np.add.reduce(alive, axis=1).tolist()

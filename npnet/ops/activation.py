@@ -137,7 +137,7 @@ def gelu_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
     dy = upstream("gelu", dy, x.shape, x.dtype)
     with np.errstate(over="ignore"):
         slope = np.asarray(x * x)
-    np.minimum(slope, _GELU_FLAT, out=slope)
+    slope.clip(0, _GELU_FLAT, out=slope)  # minimum takes three times as long
     slope *= 3 * _GELU_CUBIC * 2 * _SQRT_2_OVER_PI
     slope += 2 * _SQRT_2_OVER_PI  # 2 ∂u/∂x
     tail = 1 - s

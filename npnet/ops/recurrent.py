@@ -72,7 +72,8 @@ def rnn_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
     dp = dh[:0]
     for now in reversed(steps):
         dh_t, da_t = dh[now], da[now]
-        dh_t[: len(dp)] += dp
+        goes_on = dh_t[: len(dp)]
+        goes_on += dp
         da_t *= dh_t
         dp = da_t.dot(w_back)  # handed down
     return da, _state_gradient(dp, ndim), np.concatenate(before).T @ da
@@ -141,7 +142,8 @@ def gru_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
     dp = dh[:0]
     for now in reversed(steps):
         dh_t, da_c_t, da_zr_t = dh[now], da_c[now], da_zr[now]
-        dh_t[: len(dp)] += dp
+        goes_on = dh_t[: len(dp)]
+        goes_on += dp
         da_c_t *= dh_t
         dp = da_c_t.dot(wc_back)  # d(r p)
         np.multiply(da_z[now], dh_t, out=da_zr_t[:, :H])
@@ -220,9 +222,11 @@ def lstm_backward(dy: np.ndarray, cache: LSTMCache) -> tuple[np.ndarray, ...]:
     dp = dbefore = dh[:0]
     for now in reversed(steps):
         dh_t, dc_t, slopes_t, da_t = dh[now], dc[now], slopes[:, now], da_gates[:, now]
-        dh_t[: len(dp)] += dp
+        goes_on = dh_t[: len(dp)]
+        goes_on += dp
         dc_t *= dh_t
-        dc_t[: len(dp)] += dbefore
+        goes_on = dc_t[: len(dp)]
+        goes_on += dbefore
         np.multiply(slopes_t[:3], dc_t, out=da_t[:3])
         np.multiply(slopes_t[3], dh_t, out=da_t[3])
         dbefore = dc_t * f[now]

@@ -22,8 +22,8 @@ def causal_mean(x: np.ndarray, sizes: Sequence[int]) -> tuple[np.ndarray, tuple]
     steps = steps_of("causal_mean", x, sizes)
     count = np.repeat(np.arange(1, len(sizes) + 1, dtype=x.dtype), sizes)[:, None]
     y = x.copy()
-    for last, now in pairwise(steps):
-        y[now] += y[last][: now.stop - now.start]
+    for last, now in pairwise([y[step] for step in steps]):
+        now += last[: len(now)]
     y /= count
     return y, (steps, count, x.shape)
 
@@ -36,8 +36,9 @@ def causal_mean_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
     """
     steps, count, shape = cache
     dx = upstream("causal_mean", dy, shape, count.dtype) / count
-    for now, last in pairwise(reversed(steps)):
-        dx[last][: now.stop - now.start] += dx[now]
+    for now, last in pairwise([dx[step] for step in reversed(steps)]):
+        goes_on = last[: len(now)]
+        goes_on += now
     return dx
 
 
