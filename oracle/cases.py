@@ -259,7 +259,7 @@ CASES: dict[str, Case] = {
             draw_attention_dropout,
             HEADS | {"p": (0.5, 0.1, 0.9)},
             batched=(),
-            forward=lambda qkv, n_head, p, seed, block=64: ops.causal_attention(
+            forward=lambda qkv, n_head, p, seed, block=None: ops.causal_attention(
                 qkv, n_head, None, p, TorchGenerator(seed), block
             ),
             backward=ops.causal_attention_backward,

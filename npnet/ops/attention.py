@@ -20,7 +20,7 @@ def causal_attention(
     scale: float | None = None,
     dropout: float = 0.0,
     generator: Generator | None = None,
-    block: int = 64,
+    block: int | None = None,
 ) -> tuple[np.ndarray, tuple]:
     """Each position averages the values of itself and of the positions before it.
 
@@ -36,7 +36,8 @@ def causal_attention(
 
     A row of s has no keys beyond its own position. So `block` queries at a time meet the keys up to
     the last of them: for a long sequence nearly half of the T x T scores are never computed or
-    kept, and a block of them fits into the processor's cache. A short sequence is a single block.
+    kept, and a block of them fits into the processor's cache. It has 32 queries, for more than
+    128 positions 64, unless told otherwise: the fastest of several sizes.
     """
     floating("causal_attention", qkv, axes=2)
     *lead, T, C3 = qkv.shape
@@ -45,6 +46,8 @@ def causal_attention(
             "causal_attention: the last axis must be a multiple of 3 * n_head, "
             f"got {C3} and n_head = {n_head}"
         )
+    if block is None:
+        block = 32 if T <= 128 else 64
     if block < 1:
         raise ValueError(f"causal_attention: block must be at least 1, got {block}")
     if dropout and generator is None:
