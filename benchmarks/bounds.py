@@ -64,6 +64,15 @@ class Counted(np.ndarray):
         note(self, self)
         return super().copy(*arguments)
 
+    def dot(self, other, out=None):
+        result = super().dot(other, out)
+        note(self, other, result)
+        return result
+
+    def argmax(self, *arguments, **options):
+        note(self)
+        return super().argmax(*arguments, **options)
+
 
 @contextmanager
 def counting_arrays():

@@ -96,6 +96,8 @@ class AdamW(Optimizer):
     ) -> None:
         self.data, self.grad = data, grad
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
+        # As arrays, for a Python number is converted again in every call.
+        self._shares = [np.asarray(b, data.dtype) for beta in betas for b in (beta, 1 - beta)]
         self.decayed = decayed
         self.mean, self.square = np.zeros_like(data), np.zeros_like(data)
         self.count = np.zeros((), np.int64)
@@ -106,22 +108,29 @@ class AdamW(Optimizer):
         root = math.sqrt(1 - beta2**t)
         if self.weight_decay:
             for part in self.decayed:
-                decayed = self.data[_overlap(part, self.part, len(self.data))]
+                decayed = self.data[part]
                 decayed *= 1 - lr * self.weight_decay
         vectors = self.data, self.grad, self.mean, self.square
         data, grad, mean, square = (vector[self.part] for vector in vectors)
-        scratch = grad * (1 - beta1)
-        mean *= beta1
+        keep1, add1, keep2, add2 = self._shares
+        scratch = grad * add1
+        mean *= keep1
         mean += scratch
         np.multiply(grad, grad, out=scratch)
-        scratch *= 1 - beta2
-        square *= beta2
+        scratch *= add2
+        square *= keep2
         square += scratch
         np.sqrt(square, out=scratch)
         scratch += self.eps * root
         np.divide(mean, scratch, out=scratch)
         scratch *= lr * root / (1 - beta1**t)
         data -= scratch
+
+    def move(
+        self, data: np.ndarray, grad: np.ndarray, rows: Iterable[np.ndarray], part: slice
+    ) -> None:
+        super().move(data, grad, rows, part)
+        self.decayed = [_overlap(decayed, part, len(data)) for decayed in self.decayed]
 
     def state(self) -> dict[str, np.ndarray]:
         return {"mean": self.mean, "square": self.square, "count": self.count}

@@ -146,8 +146,8 @@ def test_calls_and_bytes_of_a_step_are_counted():
     assert bounds.counted == {"calls": 4, "bytes": 96 + 144 + 72 + 128}
     a[:, 0], a.T, a.reshape(3, 2)  # views
     assert bounds.counted["calls"] == 4
-    a[np.array([0, 0, 1])], a.take([0], axis=0), a.copy()
-    assert bounds.counted["calls"] == 7
+    a[np.array([0, 0, 1])], a.take([0], axis=0), a.copy(), a.dot(a.T), a.argmax(axis=1)
+    assert bounds.counted["calls"] == 9
 
 
 def test_a_counted_step_is_the_step(capsys):

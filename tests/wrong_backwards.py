@@ -263,7 +263,7 @@ WRONG: tuple[Wrong, ...] = (
         (TERM, "", "_normal", "np.subtract(x > 0", "np.add(x > 0", "1 + tail for 1 - tail"),
         (VALUE, "dx", "_exact_gelu", "density *= flat[block]", "density *= flat[block] ** 2",
          "the factor x of x s'(x) twice"),
-        (TERM, "dx", "_exact_gelu", "density *= flat[block]", "pass", "the factor x of x s'(x) missing"),
+        (TERM, "dx", "_exact_gelu", "density *= flat[block]", "pass", "the factor x of x s'(x) missing, the exact form"),
         (TERM, "dx", "_exact_gelu", "np.add(s, density, out=slope[block])", "slope[block] = density",
          "half of the product rule of the exact form"),
         (MEMORY, "read-only", "backward", "return upstream(\"gelu\", dy, slope.shape, slope.dtype) * slope",

@@ -5,6 +5,8 @@ A forward takes complex numbers as well: that is how the complex step differenti
 backward. A backward refuses them.
 """
 
+import math
+
 import numpy as np
 
 
@@ -43,6 +45,11 @@ def upstream(op: str, dy: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -
             f"got {_described(dy)}"
         )
     return np.asarray(dy, dtype)
+
+
+def as_rows(x: np.ndarray) -> np.ndarray:
+    """x (..., C) -> (N, C), N all leading axes together."""
+    return x if x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 def within(ids: np.ndarray, n: int) -> bool:

@@ -6,12 +6,11 @@ to BLAS: `dy.sum(0)` and `np.add.at` give the same numbers several times slower 
 dot begins half a microsecond sooner than matmul, but cannot write into a transposed array.
 """
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from npnet.ops.checks import fitted, floating, upstream, within
+from npnet.ops.checks import as_rows, fitted, floating, upstream, within
 from npnet.ops.constants import one_hot, sum_rows
 
 # A one-hot product beats np.add.at up to about this many rows of the table.
@@ -56,17 +55,16 @@ def linear(x: np.ndarray, w: np.ndarray, b: np.ndarray | None = None) -> tuple[n
     torch.nn.Linear's.
     """
     floating("linear", x, axes=1)
-    *lead, fan_in = x.shape
-    fan_out = w.shape[-1] if w.ndim else 0
+    fan_in, fan_out = x.shape[-1], w.shape[-1] if w.ndim else 0
     if w.shape != (fan_in, fan_out) or w.dtype is not x.dtype:
         x, w = fitted("linear", x, w=(w, (fan_in, fan_out)))
     if b is not None and (b.shape != (fan_out,) or b.dtype is not x.dtype):
         x, b = fitted("linear", x, b=(b, (fan_out,)))
-    rows = x.reshape(math.prod(lead), fan_in)
+    rows = as_rows(x)
     y = rows.dot(w)
     if b is not None:
         y += b
-    y = y.reshape(*lead, fan_out)
+    y = y.reshape(*x.shape[:-1], fan_out)
     return y, (rows, w, x.shape, b is not None, y.shape)
 
 

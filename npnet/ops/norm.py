@@ -13,13 +13,12 @@ without a subtracted mean (rms norm) the second goes, and with the unbiased vari
 divides by n - 1. With given statistics (batch_norm_inference) only the first is left.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from npnet.ops.checks import fitted, floating, upstream
+from npnet.ops.checks import as_rows, fitted, floating, upstream
 from npnet.ops.constants import ones, sum_rows
 
 
@@ -63,9 +62,8 @@ def batch_norm(
     share then calls both passes, one without rows too.
     """
     x, gain, bias = _with_parameters("batch_norm", x, gain, bias)
-    *lead, C = x.shape
-    n = math.prod(lead)
-    rows = x.reshape(n, C)
+    rows = as_rows(x)
+    n = len(rows)
     mean = sum_rows(rows)
     if total is not None:
         sums = total(np.append(mean, mean.dtype.type(n)))
@@ -179,8 +177,8 @@ def layer_norm(
         x, gain, _ = _with_parameters("layer_norm", x, gain, gain)
     else:
         x, gain, bias = _with_parameters("layer_norm", x, gain, bias)
-    *lead, C = x.shape
-    rows = x.reshape(math.prod(lead), C)
+    rows = as_rows(x)
+    C = rows.shape[1]
     mean = rows @ ones(C, x.dtype)
     mean /= C
     xhat = rows - mean[:, None]
@@ -227,10 +225,9 @@ def rms_norm(
     x (..., C), gain (C,) or None -> y (..., C). Nothing is subtracted and there is no bias.
     """
     floating("rms_norm", x, axes=1)
-    *lead, C = x.shape
-    if gain is not None and (gain.shape != (C,) or gain.dtype is not x.dtype):
-        x, gain = fitted("rms_norm", x, gain=(gain, (C,)))
-    rows = x.reshape(math.prod(lead), C)
+    if gain is not None and (gain.shape != x.shape[-1:] or gain.dtype is not x.dtype):
+        x, gain = fitted("rms_norm", x, gain=(gain, x.shape[-1:]))
+    rows = as_rows(x)
     inv = _inverse_rms(rows, eps)
     xhat = rows * inv
     y = xhat if gain is None else xhat * gain
