@@ -1,7 +1,6 @@
 """Drawing words and running text from a model, one position at a time: each layer keeps what it
 needs of the positions before."""
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -12,6 +11,7 @@ from npnet.layers import keep
 from npnet.models import Model
 from npnet.random import Generator
 from npnet.ranks import ALONE, Alone
+from npnet.sliding import LastLogits
 from npnet.text import TextVocabulary
 from npnet.train import keep_freed_memory
 
@@ -177,25 +177,34 @@ def continued(model: Model, choose: Chooser, context: np.ndarray, n: int) -> Ite
 
     A model with positions is asked about the last block_size ids, numbered from the first of them
     as in training. While they fit, its layers keep what they need; from then on every id has a new
-    number at each step, and all of them are computed again. The other models have no such bound: a
-    recurrent one has seen everything that came before, one that reads a window sees the window.
+    number at each step, and all of them are computed again (npnet.sliding). The other models have
+    no such bound: a recurrent one has seen everything that came before, one that reads a window
+    sees the window.
     """
     limit = model.config.block_size
     state = model.start(1, limit)
-    ids = deque(context.tolist(), limit)
-    for number in ids if model.positional else context.tolist():
+    ids = context[-limit:].astype(np.int64)
+    for number in ids if model.positional else context:
         logits = model.step(np.array([number]), state)
-    seen = len(ids)
+    read = None  # what is computed beforehand for the whole block, once it is full
     for left in range(n, 0, -1):
-        ids.append(int(choose(logits)[0]))
-        yield ids[-1]
+        chosen = choose(logits)
+        yield int(chosen[0])
         if left == 1:
             return
-        seen += 1
-        if model.positional and seen > limit:
-            logits = model.logits(np.array([ids]))[:, -1]
+        if not model.positional:
+            logits = model.step(chosen, state)
+        elif len(ids) < limit:
+            ids = np.append(ids, chosen)
+            logits = model.step(chosen, state)
         else:
-            logits = model.step(np.array([ids[-1]]), state)
+            ids[:-1] = ids[1:]
+            ids[-1:] = chosen
+            if model.kind == "transformer":
+                read = read or LastLogits(model)
+                logits = read(ids)[None]
+            else:
+                logits = model.logits(ids[None])[:, -1]
 
 
 def sort_by_novelty(
