@@ -513,7 +513,7 @@ WRONG: tuple[Wrong, ...] = (
          "handed down to the sequences in reverse"),
         (VALUE, "y", "forward", "p = p[: len(h_t)]", "p = p[len(p) - len(h_t) :]",
          "the last rows of the step before: another sequence's state"),
-        (VALUE, "", "forward", "np.multiply(r, p, out=rp_t)", "np.multiply(r, p[:1], out=rp_t)",
+        (VALUE, "", "forward", "np.multiply(r[now], p, out=rp_t)", "np.multiply(r[now], p[:1], out=rp_t)",
          "the first sequence's state reset for all"),
     ),
     *of(

@@ -94,25 +94,25 @@ def gru(
     """
     a, first, w, steps = _begin("gru", a, w, 3, sizes, h0=h0)
     H = len(w)
-    a_zr, w_zr, w_c = a[:, : 2 * H].copy(), w[:, : 2 * H].copy(), w[:, 2 * H :].copy()
-    gates = np.empty_like(a, shape=(3, len(a), H))
-    gates[2] = a[:, 2 * H :]
-    h, rp = np.empty_like(gates[0]), np.empty_like(gates[0])  # rp = r h_{t-1}
+    minus_a, minus_w = a[:, : 2 * H] * -1, w[:, : 2 * H] * -1  # the sigmoids ask for -(a + p w)
+    w_c = w[:, 2 * H :].copy()
+    z, r, c = gates = np.empty_like(a, shape=(3, len(a), H))
+    c[...] = a[:, 2 * H :]
+    h, rp = np.empty_like(z), np.empty_like(z)  # rp = r h_{t-1}
     p, before = first, []
     with np.errstate(over="ignore"):  # sigmoid's
         for now in steps:
-            h_t, rp_t, gates_t = h[now], rp[now], gates[:, now]
-            z, r, c = gates_t
+            h_t, rp_t, c_t = h[now], rp[now], c[now]
             p = p[: len(h_t)]
             before.append(p)
-            zr = p.dot(w_zr)
-            zr += a_zr[now]
-            _sigmoid(zr, gates_t[:2])
-            np.multiply(r, p, out=rp_t)
-            c += rp_t.dot(w_c)
-            np.tanh(c, out=c)
-            np.subtract(c, p, out=h_t)  # h_t = h_{t-1} + z (c - h_{t-1})
-            h_t *= z
+            minus = p.dot(minus_w)
+            minus += minus_a[now]
+            _sigmoid_of_minus(minus, gates[:2, now])
+            np.multiply(r[now], p, out=rp_t)
+            c_t += rp_t.dot(w_c)
+            np.tanh(c_t, out=c_t)
+            np.subtract(c_t, p, out=h_t)  # h_t = h_{t-1} + z (c - h_{t-1})
+            h_t *= z[now]
             h_t += p
             p = h_t
     return h, (gates, h, rp, w, before, steps, h0.ndim)
@@ -173,24 +173,24 @@ def lstm(
     """
     a, *first, w, steps = _begin("lstm", a, w, 4, sizes, h0=h0, c0=c0)
     H = len(w)
-    gates = np.empty_like(a, shape=(4, len(a), H))
-    h, cell, u = (np.empty_like(gates[0]) for _ in range(3))  # u = tanh(c_t)
+    i, f, g, o = gates = np.empty_like(a, shape=(4, len(a), H))
+    h, cell, u = (np.empty_like(o) for _ in range(3))  # u = tanh(c_t)
     (p, c), h_before, c_before = first, [], []
     with np.errstate(over="ignore"):  # sigmoid's
         for now in steps:
-            gates_t, h_t, cell_t, u_t = gates[:, now], h[now], cell[now], u[now]
-            i, f, g, o = gates_t
+            g_t, h_t, cell_t, u_t = g[now], h[now], cell[now], u[now]
             p, c = p[: len(h_t)], c[: len(h_t)]
             h_before.append(p)
             c_before.append(c)
             b = p.dot(w)
             b += a[now]
-            _sigmoid(b, gates_t)  # of the candidate too: one call for all is faster
-            np.tanh(b[:, 2 * H : 3 * H], out=g)
-            np.multiply(f, c, out=cell_t)
-            cell_t += i * g
+            # The sigmoid of the candidate too: one call for all is faster.
+            _sigmoid_of_minus(np.negative(b), gates[:, now])
+            np.tanh(b[:, 2 * H : 3 * H], out=g_t)
+            np.multiply(f[now], c, out=cell_t)
+            cell_t += i[now] * g_t
             np.tanh(cell_t, out=u_t)
-            np.multiply(o, u_t, out=h_t)
+            np.multiply(o[now], u_t, out=h_t)
             p, c = h_t, cell_t
     before = h_before, c_before
     return h, LSTMCache(gates, h, cell, u, w, before, steps, (h0.ndim, c0.ndim))
@@ -268,12 +268,11 @@ def _gates(a: np.ndarray, G: int) -> np.ndarray:
     return a.reshape(len(a), G, a.shape[1] // G).swapaxes(0, 1)
 
 
-def _sigmoid(b: np.ndarray, out: np.ndarray) -> None:
-    """The gates (G, n, H) of b (n, G H): 1 / (1 + exp(-b))."""
-    u = np.negative(b)
-    np.exp(u, out=u)
-    u += one(u.dtype)
-    np.divide(one(u.dtype), _gates(u, len(out)), out=out)
+def _sigmoid_of_minus(b: np.ndarray, out: np.ndarray) -> None:
+    """The gates 1 / (1 + exp(b)) of b (n, G H), which is overwritten, into out (G, n, H)."""
+    np.exp(b, out=b)
+    b += one(b.dtype)
+    np.divide(one(b.dtype), _gates(b, len(out)), out=out)
 
 
 def _slopes(gates: np.ndarray) -> np.ndarray:
