@@ -101,11 +101,15 @@ def test_a_mistake_is_one_line_before_anything_is_measured(capsys, tmp_path):
         assert message in printed.err.splitlines()[-1]
 
 
-def test_words_are_generated_by_every_way(capsys):
-    found = generate.measure(WORDS, seconds=0, steps=3)
+def test_words_and_text_are_generated_by_every_way(capsys):
+    found = generate.measure(WORDS, seconds=0, steps=3, characters=40)
     generate.show(found)
-    assert list(found) == ["npnet", "torch plain", "torch cached", "torch cached, dropping"]
-    assert f"{found['torch plain']['ratio']:.2f}" in cells(capsys.readouterr().out)
+    names, text = found["1,000 names"], found["40 characters"]
+    assert list(names) == ["npnet", "torch plain", "torch cached", "torch cached, dropping"]
+    assert list(text) == ["npnet", "lecture", "lecture, inference"]
+    shown = cells(capsys.readouterr().out)
+    for ratio in (names["torch plain"]["ratio"], text["lecture"]["ratio"]):
+        assert f"{ratio:.2f}" in shown
 
 
 def test_an_import_is_measured_in_a_lean_process(capsys):

@@ -210,3 +210,20 @@ def peer(task):
         return [take_step(model, optimizer, x, y, step).item() for step in range(2)]
 
     return Peer(train, check)
+
+
+def generators(task, start, n):
+    """name -> draw(choose) -> n ids after `start`, as the lecture draws them."""
+    torch.set_num_threads(1)
+    build, _, _ = ORIGINALS[task.name]
+    torch.manual_seed(task.preset.seed)
+    model = build(task.config)
+
+    def draw(choose):
+        ids = torch.full((1, 1), start)
+        for _ in range(n):
+            logits = model(ids[:, -task.config.block_size :])[:, -1]
+            ids = torch.cat([ids, choose(logits)[:, None]], 1)
+        return ids[0, 1:].tolist()
+
+    return {"lecture": draw, "lecture, inference": torch.inference_mode()(draw)}
