@@ -1,8 +1,8 @@
 """The logits after a full block of running text, for the Transformer.
 
 Once the context slides, every token has a new position at each step, and all T of them are computed
-again. `LastLogits` computes what `Model.logits` does, to rounding, in half the time: no
-cache is kept, and what is constant is multiplied beforehand.
+again. `LastLogits` computes what `Model.logits` does, to rounding, in half the time: no cache is
+kept, and what is constant is multiplied beforehand.
 
 - LayerNorm takes the mean off x. Whatever is added to x may have its mean taken off before, which
   for y @ w + b is that of each row of w, and of b. Then the mean of x is 0 throughout, and
@@ -55,7 +55,7 @@ class LastLogits:
 
     def _read(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """logits, and the sums of exponentials that weights were divided by."""
-        x = self.token[ids]
+        x = self.token.take(ids, axis=0)
         x += self.position
         T, C = x.shape
         one, below = ones(T, x.dtype), triangle(T, x.dtype)
