@@ -14,29 +14,30 @@ Schedule = Callable[[int], float]
 
 
 class Optimizer:
-    """data and grad are a Model's flat vectors, of which `step` updates `part`."""
+    """`step` updates data by grad: a Model's flat vectors, or after `move` a part of them. The
+    state is that of the whole vectors; an attribute of the same name is the part."""
 
-    data: np.ndarray
-    grad: np.ndarray
-    part = slice(None)
+    def __init__(self, data: np.ndarray, grad: np.ndarray, **state: np.ndarray) -> None:
+        self.data, self.grad, self._state = data, grad, state
 
     def step(self, lr: float) -> None:
         raise NotImplementedError
 
     def state(self) -> dict[str, np.ndarray]:
-        """Name -> array: those as long as data, and what counts steps."""
-        raise NotImplementedError
+        """Name -> array: those as long as the whole data, and a count of steps."""
+        return self._state
 
     def move(
         self, data: np.ndarray, grad: np.ndarray, rows: Iterable[np.ndarray], part: slice
     ) -> None:
         """Update that part of `data` from now on, and keep each array of the state that is as long
         as data in a row."""
-        vectors = {name: array for name, array in self.state().items() if array.ndim}
-        for (name, array), row in zip(vectors.items(), rows, strict=True):
-            row[...] = array
-            setattr(self, name, row)
-        self.data, self.grad, self.part = data, grad, part
+        vectors = [name for name, array in self._state.items() if array.ndim]
+        for name, row in zip(vectors, rows, strict=True):
+            row[...] = self._state[name]
+            self._state[name] = row
+            setattr(self, name, row[part])
+        self.data, self.grad = data[part], grad[part]
 
 
 class SGD(Optimizer):
@@ -54,20 +55,18 @@ class SGD(Optimizer):
             raise ValueError(
                 f"momentum must be at least 0, and above 0 for Nesterov's, got {momentum}"
             )
-        self.data, self.grad, self.momentum, self.nesterov = data, grad, momentum, nesterov
+        self.momentum, self.nesterov = momentum, nesterov
         self.velocity = np.zeros_like(data) if momentum else None
+        state = {} if self.velocity is None else {"velocity": self.velocity}
+        super().__init__(data, grad, **state)
 
     def step(self, lr: float) -> None:
-        data, update = self.data[self.part], self.grad[self.part]
+        update = self.grad
         if self.velocity is not None:
-            velocity = self.velocity[self.part]
-            velocity *= self.momentum
-            velocity += update
-            update = update + self.momentum * velocity if self.nesterov else velocity
-        data -= lr * update
-
-    def state(self) -> dict[str, np.ndarray]:
-        return {} if self.velocity is None else {"velocity": self.velocity}
+            self.velocity *= self.momentum
+            self.velocity += self.grad
+            update = self.grad + self.momentum * self.velocity if self.nesterov else self.velocity
+        self.data -= lr * update
 
 
 class AdamW(Optimizer):
@@ -94,13 +93,13 @@ class AdamW(Optimizer):
         weight_decay: float = 0.01,
         decayed: Sequence[slice] = (slice(None),),
     ) -> None:
-        self.data, self.grad = data, grad
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
         # As arrays, for a Python number is converted again in every call.
         self._shares = [np.asarray(b, data.dtype) for beta in betas for b in (beta, 1 - beta)]
-        self.decayed = decayed
         self.mean, self.square = np.zeros_like(data), np.zeros_like(data)
         self.count = np.zeros((), np.int64)
+        super().__init__(data, grad, mean=self.mean, square=self.square, count=self.count)
+        self._decayed, self.decayed = decayed, [data[part] for part in decayed]
 
     def step(self, lr: float) -> None:
         beta1, beta2 = self.betas
@@ -108,32 +107,26 @@ class AdamW(Optimizer):
         root = math.sqrt(1 - beta2**t)
         if self.weight_decay:
             for part in self.decayed:
-                decayed = self.data[part]
-                decayed *= 1 - lr * self.weight_decay
-        vectors = self.data, self.grad, self.mean, self.square
-        data, grad, mean, square = (vector[self.part] for vector in vectors)
+                part *= 1 - lr * self.weight_decay
         keep1, add1, keep2, add2 = self._shares
-        scratch = grad * add1
-        mean *= keep1
-        mean += scratch
-        np.multiply(grad, grad, out=scratch)
+        scratch = self.grad * add1
+        self.mean *= keep1
+        self.mean += scratch
+        np.multiply(self.grad, self.grad, out=scratch)
         scratch *= add2
-        square *= keep2
-        square += scratch
-        np.sqrt(square, out=scratch)
+        self.square *= keep2
+        self.square += scratch
+        np.sqrt(self.square, out=scratch)
         scratch += self.eps * root
-        np.divide(mean, scratch, out=scratch)
+        np.divide(self.mean, scratch, out=scratch)
         scratch *= lr * root / (1 - beta1**t)
-        data -= scratch
+        self.data -= scratch
 
     def move(
         self, data: np.ndarray, grad: np.ndarray, rows: Iterable[np.ndarray], part: slice
     ) -> None:
         super().move(data, grad, rows, part)
-        self.decayed = [_overlap(decayed, part, len(data)) for decayed in self.decayed]
-
-    def state(self) -> dict[str, np.ndarray]:
-        return {"mean": self.mean, "square": self.square, "count": self.count}
+        self.decayed = [data[_overlap(decayed, part, len(data))] for decayed in self._decayed]
 
 
 def _overlap(a: slice, b: slice, n: int) -> slice:
