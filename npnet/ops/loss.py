@@ -49,7 +49,7 @@ def cross_entropy(
     z = z - z.take(starts + z.argmax(axis=1))[:, None]
     target_z = z.take(starts + targets)
     p = np.exp(z, out=z)
-    total = p @ ones(V, p.dtype)
+    total = p.dot(ones(V, p.dtype))
     p /= total[:, None]
     nll = np.log(total)
     nll -= target_z

@@ -179,7 +179,7 @@ def layer_norm(
         x, gain, bias = _with_parameters("layer_norm", x, gain, bias)
     rows = as_rows(x)
     C = rows.shape[1]
-    mean = rows @ ones(C, x.dtype)
+    mean = rows.dot(ones(C, x.dtype))
     mean /= C
     xhat = rows - mean[:, None]
     inv = _inverse_rms(xhat, eps)
@@ -205,7 +205,7 @@ def layer_norm_backward(
     C = dy.shape[1]
     dgain = sum_rows(dy * xhat, out[0])
     g = dy * gain
-    mean = g @ ones(C, dy.dtype)
+    mean = g.dot(ones(C, dy.dtype))
     mean /= C
     projection = np.vecdot(g, xhat)
     projection /= C
