@@ -16,7 +16,8 @@ _HOME = {
     "oracle.proof.compare": ["Mismatch"],
     "oracle.proof.fuzz": ["inputs"],
     "oracle.proof.pytest_plugin": ["each_gradient"],
-    "oracle.proof.layer": ["Spy", "layer"],
+    "oracle.proof.layer": ["layer"],
+    "oracle.proof.spy": ["Spy"],
     "oracle.proof.styles": ["jax_function", "tensors", "torch_function", "torch_module", "vjp"],
     "oracle.proof.report": ["Report", "Verdict"],
 }
