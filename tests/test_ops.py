@@ -104,6 +104,13 @@ def test_a_sequence_of_no_steps_leaves_the_initial_state_without_a_gradient(name
         assert gradient.shape == x.shape and not gradient.any()
 
 
+def test_gru_takes_over_a_candidate_that_is_tiny_beside_the_state():
+    """p + z (c - p) would lose it in the rounding of p."""
+    a = np.array([[100, 0, 1e-4]], np.float32)
+    h, _ = ops.gru(a, np.full(1, -3e3, np.float32), np.zeros((1, 3), np.float32), [1])
+    assert h == np.tanh(a[:, 2:])
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
     ("name", "options"),

@@ -111,9 +111,9 @@ def gru(
             np.multiply(r[now], p, out=rp_t)
             c_t += rp_t.dot(w_c)
             np.tanh(c_t, out=c_t)
-            np.subtract(c_t, p, out=h_t)  # h_t = h_{t-1} + z (c - h_{t-1})
-            h_t *= z[now]
-            h_t += p
+            np.subtract(one(z.dtype), z[now], out=h_t)
+            h_t *= p
+            h_t += z[now] * c_t
             p = h_t
     return h, (gates, h, rp, w, before, steps, h0.ndim)
 
