@@ -51,7 +51,7 @@ from npnet.layers import (
     TiedLinear,
     Window,
 )
-from npnet.packing import Packing
+from npnet.packing import Packing, scored_lengths
 from npnet.random import Generator, embedding_init, linear_init
 
 ALWAYS_READ = ("vocab_size", "block_size", "dtype")
@@ -233,7 +233,7 @@ class Model:
         counts = y != -1
         if not self._along_time:
             return x[counts], y[counts], None
-        packing = Packing(y.shape[1] - counts[:, ::-1].argmax(axis=1))
+        packing = Packing(scored_lengths(counts))
         return packing.pack(x), packing.pack(y), packing
 
     @property

@@ -9,6 +9,12 @@ each position alone does not notice; one that looks along time needs the Packing
 import numpy as np
 
 
+def scored_lengths(counts: np.ndarray) -> np.ndarray:
+    """(B, T), whether a target counts -> (B,), how many positions of each sequence are computed: up
+    to the last that does, or all where none does."""
+    return counts.shape[1] - counts[:, ::-1].argmax(axis=1)
+
+
 class Packing:
     """Which rows these are.
 

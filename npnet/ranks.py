@@ -20,6 +20,7 @@ import numpy as np
 from npnet.layers import BatchNorm, CausalAttention, Dropout
 from npnet.models import Model
 from npnet.optim import Optimizer
+from npnet.packing import scored_lengths
 from npnet.random import Generator
 
 PATIENCE = 1.0  # seconds that a rank which has failed waits for the others to fail as well
@@ -204,14 +205,6 @@ def _part(n: int, rank: int, size: int) -> slice:
     return slice(n * rank // size, n * (rank + 1) // size)
 
 
-def _lengths(counts: np.ndarray) -> np.ndarray:
-    """How many positions of each row are computed: up to the last target that counts, (B,) or
-    (B, T)."""
-    if counts.ndim == 1:
-        return np.ones(len(counts), np.int64)
-    return counts.shape[1] - counts[:, ::-1].argmax(axis=1)
-
-
 class Masks:
     """Draws the masks of a whole batch, as one process does, and hands out the rows of a share."""
 
@@ -261,7 +254,7 @@ def share_loss_and_grad(
     if ranks.size == 1:
         return model.loss_and_grad(x, y, dloss)
     counts = y != -1
-    lengths = _lengths(counts)
+    lengths = scored_lengths(counts if counts.ndim > 1 else counts[:, None])
     ranks.rows, ranks.batch = share(lengths, ranks.rank, ranks.size), (len(y), int(lengths.max()))
     n = int(np.count_nonzero(counts))
     return model.loss_and_grad(x[ranks.rows], y[ranks.rows], dloss, n)

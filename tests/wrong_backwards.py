@@ -647,9 +647,9 @@ WRONG: tuple[Wrong, ...] = (
         "models.gru",
         (STATE, "dcell", "Recurrent.backward", "grad[...] = gradient", "grad[...] += gradient",
          "gradients add up over the steps"),
-        (VALUE, "", "Model.packed", "y.shape[1] - counts[:, ::-1].argmax(axis=1)", "counts.sum(axis=1)",
+        (VALUE, "", "Model.packed", "scored_lengths(counts)", "counts.sum(axis=1)",
          "the number of scored positions taken for the length, though there are holes"),
-        (VALUE, "", "Model.packed", "counts[:, ::-1]", "(y > 0)[:, ::-1]", "a word taken to end before its '.'"),
+        (VALUE, "", "Model.packed", "scored_lengths(counts)", "scored_lengths(y > 0)", "a word taken to end before its '.'"),
     ),
     *of(
         "models.lstm",
