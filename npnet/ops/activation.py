@@ -2,12 +2,12 @@
 x (...) -> y (...)."""
 
 import math
-from functools import cache as cached
 from typing import Any
 
 import numpy as np
 
 from npnet.ops.checks import floating, upstream
+from npnet.ops.constants import number
 from npnet.random import Generator
 
 _SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
@@ -184,7 +184,7 @@ def _normal(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     np.divide(4, u, out=u)
     w = u - 0.5
     terms = _TAIL64 if x.dtype == np.float64 else _TAIL32
-    constant, *others, highest = _numbers(terms, x.dtype)
+    constant, *others, highest = [number(term, x.dtype) for term in terms]
     tail = w * highest
     for coefficient in reversed(others):
         tail += coefficient
@@ -195,12 +195,6 @@ def _normal(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     density *= _SQRT_1_OVER_2PI
     s = np.subtract(x > 0, tail, out=tail)
     return np.abs(s, out=s), density
-
-
-@cached
-def _numbers(values: tuple[float, ...], dtype: np.dtype) -> list[np.ndarray]:
-    """As arrays without axes, with which NumPy begins a pass sooner than with Python's numbers."""
-    return [np.array(value, dtype) for value in values]
 
 
 def softmax(x: np.ndarray) -> tuple[np.ndarray, tuple]:

@@ -14,10 +14,10 @@ def ones(n: int, dtype: np.dtype) -> np.ndarray:
     return _fixed(np.ones(n, dtype))
 
 
-@lru_cache(maxsize=8)
-def one(dtype: np.dtype) -> np.ndarray:
+@lru_cache(maxsize=64)
+def number(value: float, dtype: np.dtype) -> np.ndarray:
     """(), for the shortest loops: a Python number is converted again in every call."""
-    return _fixed(np.ones((), dtype))
+    return _fixed(np.array(value, dtype))
 
 
 @lru_cache(maxsize=8)

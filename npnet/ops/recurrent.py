@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from npnet.ops.checks import fitted, upstream
-from npnet.ops.constants import one, sum_rows
+from npnet.ops.constants import number, sum_rows
 from npnet.ops.sequence import steps_of
 
 
@@ -111,7 +111,7 @@ def gru(
             np.multiply(r[now], p, out=rp_t)
             c_t += rp_t.dot(w_c)
             np.tanh(c_t, out=c_t)
-            np.subtract(one(z.dtype), z[now], out=h_t)
+            np.subtract(number(1, z.dtype), z[now], out=h_t)
             h_t *= p
             h_t += z[now] * c_t
             p = h_t
@@ -248,14 +248,7 @@ def _begin(
     each = (sizes[0] if len(sizes) else 0, H)
     others = {name: (s, each if s.shape == each else (H,)) for name, s in states.items()}
     a, *first, w = fitted(op, a, **others, w=(w, (H, n_gate * H)))
-    return a, *(_repeated(s, each) for s in first), w, steps
-
-
-def _repeated(state: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """A copy of the state for each sequence, (B, H)."""
-    first = np.empty(shape, state.dtype)
-    first[...] = state
-    return first
+    return a, *(np.full(each, s) for s in first), w, steps
 
 
 def _state_gradient(d: np.ndarray, ndim: int) -> np.ndarray:
@@ -271,8 +264,8 @@ def _gates(a: np.ndarray, G: int) -> np.ndarray:
 def _sigmoid_of_minus(b: np.ndarray, out: np.ndarray) -> None:
     """The gates 1 / (1 + exp(b)) of b (n, G H), which is overwritten, into out (G, n, H)."""
     np.exp(b, out=b)
-    b += one(b.dtype)
-    np.divide(one(b.dtype), _gates(b, len(out)), out=out)
+    b += number(1, b.dtype)
+    np.divide(number(1, b.dtype), _gates(b, len(out)), out=out)
 
 
 def _slopes(gates: np.ndarray) -> np.ndarray:
