@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from npnet.layers import ReLU, TiedLinear
+from npnet.layers import TiedLinear
 from npnet.models import Model
 from npnet.ops.constants import ones, triangle
 
@@ -74,7 +74,7 @@ class LastLogits:
             w, b = block.projection
             x += y.reshape(x.shape) @ w
             x += b[rows]
-            h = block.activate(self._product(x, block.up))
+            h, _ = block.activation.forward(self._product(x, block.up))
             w, b = block.down
             x += h @ w
             x += b[rows]
@@ -102,12 +102,7 @@ class _Block:
         self.projection = _before_norm(attention["projection"], T)
         self.up = _after_norm(mlp["norm"], mlp["up"], T)
         self.down = _before_norm(mlp["down"], T)
-        self.activation, self.zeros = mlp["activation"], np.zeros_like(self.up[1])
-
-    def activate(self, h: np.ndarray) -> np.ndarray:
-        if isinstance(self.activation, ReLU):
-            return np.maximum(h, self.zeros[: len(h)], out=h)
-        return self.activation.forward(h)[0]
+        self.activation = mlp["activation"]
 
 
 def _after_norm(norm: Any, linear: Any, T: int) -> tuple[np.ndarray, np.ndarray]:
