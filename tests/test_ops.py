@@ -111,6 +111,24 @@ def test_gru_takes_over_a_candidate_that_is_tiny_beside_the_state():
     assert h == np.tanh(a[:, 2:])
 
 
+@pytest.mark.parametrize("name", ["sigmoid", "gru", "lstm"])
+def test_a_gate_that_is_almost_shut_is_as_small_as_the_dtype_has_it(name):
+    """exp(-x) would overflow in float32 from -89 down, and the sigmoid be 0."""
+    x = np.concatenate([np.linspace(-103, -85, 200), [-10, 0, 17, 80, 1000]]).astype(np.float32)
+    shut, full = np.full_like(x, -1e4), np.full_like(x, 20)  # a gate of 0, of 1; a candidate of 1
+    nothing = np.zeros(1, np.float32)
+    if name == "sigmoid":
+        y = ops.sigmoid(x)[0]
+    elif name == "gru":
+        a = np.stack([x, shut, full], 1)
+        y = ops.gru(a, nothing, np.zeros((1, 3), np.float32), [len(x)])[0][:, 0]
+    else:
+        a = np.stack([x, shut, full, full], 1)
+        y = ops.lstm(a, nothing, nothing, np.zeros((1, 4), np.float32), [len(x)])[1].cell[:, 0]
+    exact = 1 / (1 + np.exp(-x.astype(np.float64)))
+    assert (np.abs(y - exact) <= 2**-22 * exact + 2.0**-149).all()
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
     ("name", "options"),

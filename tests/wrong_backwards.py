@@ -240,9 +240,9 @@ WRONG: tuple[Wrong, ...] = (
         (SIGN, "dx", "backward", "dx = 1 - y", "dx = 1 + y", "1 + y for 1 - y"),
         (FACTOR, "dx", "backward", "dx *= y\n", "dx *= 1 + y\n", "tanh's slope, (1 - y)(1 + y)"),
         (UPSTREAM, "dx", "backward", "dx *= dy", "pass", "the slope alone, without the upstream"),
-        (RANGE, "y", "forward", "np.array(x)", "np.clip(x, -30, 30)",
-         "x clipped so that exp does not overflow"),
-        (RANGE, "overflow", "forward", 'with np.errstate(over="ignore"):', "if True:", "an overflow that warns"),
+        (RANGE, "y", "forward", "np.minimum(x, SIGMOID_IS_1)", "np.clip(x, -30, 30)",
+         "x clipped on both sides"),
+        (RANGE, "overflow", "forward", "np.minimum(x, SIGMOID_IS_1)", "x.copy()", "an overflow that warns"),
     ),
     *of(
         "gelu",

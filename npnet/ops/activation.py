@@ -10,6 +10,8 @@ from npnet.ops.checks import floating, upstream
 from npnet.ops.constants import number
 from npnet.random import Generator
 
+SIGMOID_IS_1 = 80  # from here on in every dtype, where exp is still finite
+
 _SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
 _SQRT_1_OVER_2PI = math.sqrt(1 / (2 * math.pi))
 _GELU_CUBIC = 0.044715
@@ -72,17 +74,16 @@ def relu_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
 
 
 def sigmoid(x: np.ndarray) -> tuple[np.ndarray, tuple]:
-    """y = 1 / (1 + exp(-x)).
+    """y = 1 / (1 + exp(-x)), as e / (1 + e) with e = exp(x).
 
-    For x below about -88 in float32 exp overflows to inf, and y to the 0 that it should be.
+    So small values are kept as far as the dtype has them: from x = -89 down exp(-x) overflows in
+    float32 and would leave 0, while y is 2e-39 there. In turn e must not overflow. x is cut at 80,
+    from where on y is 1 in every dtype.
     """
     floating("sigmoid", x)
-    y = np.array(x)
-    y *= -1  # np.negative in place is wrong at some strides (NumPy 2.4)
-    with np.errstate(over="ignore"):
-        np.exp(y, out=y)
-    y += 1
-    np.reciprocal(y, out=y)
+    y = np.asarray(np.minimum(x, SIGMOID_IS_1))
+    np.exp(y, out=y)
+    y /= 1 + y
     return y, (y,)
 
 

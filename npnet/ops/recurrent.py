@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from npnet.ops.activation import SIGMOID_IS_1
 from npnet.ops.checks import fitted, upstream
 from npnet.ops.constants import number, sum_rows
 from npnet.ops.sequence import steps_of
@@ -94,27 +95,25 @@ def gru(
     """
     a, first, w, steps = _begin("gru", a, w, 3, sizes, h0=h0)
     H = len(w)
-    minus_a, minus_w = a[:, : 2 * H] * -1, w[:, : 2 * H] * -1  # the sigmoids ask for -(a + p w)
-    w_c = w[:, 2 * H :].copy()
+    a_zr, w_zr, w_c = (x.copy() for x in (a[:, : 2 * H], w[:, : 2 * H], w[:, 2 * H :]))
     z, r, c = gates = np.empty_like(a, shape=(3, len(a), H))
     c[...] = a[:, 2 * H :]
     h, rp = np.empty_like(z), np.empty_like(z)  # rp = r h_{t-1}
     p, before = first, []
-    with np.errstate(over="ignore"):  # sigmoid's
-        for now in steps:
-            h_t, rp_t, c_t = h[now], rp[now], c[now]
-            p = p[: len(h_t)]
-            before.append(p)
-            minus = p.dot(minus_w)
-            minus += minus_a[now]
-            _sigmoid_of_minus(minus, gates[:2, now])
-            np.multiply(r[now], p, out=rp_t)
-            c_t += rp_t.dot(w_c)
-            np.tanh(c_t, out=c_t)
-            np.subtract(number(1, z.dtype), z[now], out=h_t)
-            h_t *= p
-            h_t += z[now] * c_t
-            p = h_t
+    for now in steps:
+        h_t, rp_t, c_t = h[now], rp[now], c[now]
+        p = p[: len(h_t)]
+        before.append(p)
+        zr_t = p.dot(w_zr)
+        zr_t += a_zr[now]
+        _sigmoid(zr_t, gates[:2, now])
+        np.multiply(r[now], p, out=rp_t)
+        c_t += rp_t.dot(w_c)
+        np.tanh(c_t, out=c_t)
+        np.subtract(number(1, z.dtype), z[now], out=h_t)
+        h_t *= p
+        h_t += z[now] * c_t
+        p = h_t
     return h, (gates, h, rp, w, before, steps, h0.ndim)
 
 
@@ -176,22 +175,20 @@ def lstm(
     i, f, g, o = gates = np.empty_like(a, shape=(4, len(a), H))
     h, cell, u = (np.empty_like(o) for _ in range(3))  # u = tanh(c_t)
     (p, c), h_before, c_before = first, [], []
-    with np.errstate(over="ignore"):  # sigmoid's
-        for now in steps:
-            g_t, h_t, cell_t, u_t = g[now], h[now], cell[now], u[now]
-            p, c = p[: len(h_t)], c[: len(h_t)]
-            h_before.append(p)
-            c_before.append(c)
-            b = p.dot(w)
-            b += a[now]
-            # The sigmoid of the candidate too: one call for all is faster.
-            _sigmoid_of_minus(np.negative(b), gates[:, now])
-            np.tanh(b[:, 2 * H : 3 * H], out=g_t)
-            np.multiply(f[now], c, out=cell_t)
-            cell_t += i[now] * g_t
-            np.tanh(cell_t, out=u_t)
-            np.multiply(o[now], u_t, out=h_t)
-            p, c = h_t, cell_t
+    for now in steps:
+        g_t, h_t, cell_t, u_t = g[now], h[now], cell[now], u[now]
+        p, c = p[: len(h_t)], c[: len(h_t)]
+        h_before.append(p)
+        c_before.append(c)
+        b = p.dot(w)
+        b += a[now]
+        _sigmoid(b, gates[:, now])  # of the candidate too: one call for all is faster
+        np.tanh(b[:, 2 * H : 3 * H], out=g_t)
+        np.multiply(f[now], c, out=cell_t)
+        cell_t += i[now] * g_t
+        np.tanh(cell_t, out=u_t)
+        np.multiply(o[now], u_t, out=h_t)
+        p, c = h_t, cell_t
     before = h_before, c_before
     return h, LSTMCache(gates, h, cell, u, w, before, steps, (h0.ndim, c0.ndim))
 
@@ -261,11 +258,12 @@ def _gates(a: np.ndarray, G: int) -> np.ndarray:
     return a.reshape(len(a), G, a.shape[1] // G).swapaxes(0, 1)
 
 
-def _sigmoid_of_minus(b: np.ndarray, out: np.ndarray) -> None:
-    """The gates 1 / (1 + exp(b)) of b (n, G H), which is overwritten, into out (G, n, H)."""
-    np.exp(b, out=b)
-    b += number(1, b.dtype)
-    np.divide(number(1, b.dtype), _gates(b, len(out)), out=out)
+def _sigmoid(b: np.ndarray, out: np.ndarray) -> None:
+    """The gates of b (n, G H) into out (G, n, H), as npnet.ops.activation.sigmoid finds them."""
+    e = np.minimum(b, number(SIGMOID_IS_1, b.dtype))
+    np.exp(e, out=e)
+    e /= e + number(1, e.dtype)
+    out[...] = _gates(e, len(out))  # dividing into it would take longer
 
 
 def _slopes(gates: np.ndarray) -> np.ndarray:
