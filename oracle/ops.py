@@ -199,7 +199,12 @@ def _heads(qkv, n_head):
 
 
 def rnn(a, h0, w, sizes):
-    return _torch_recurrent(torch.rnn_tanh, a, h0, w, sizes)
+    """torch's own on a packed batch; the input's weight is the unit matrix, for a has met its
+    own."""
+    state = h0.expand(1, sizes[0], len(h0)).contiguous()
+    parameters = [torch.eye(a.shape[1], dtype=a.dtype), w.t().contiguous()]
+    options = False, 1, 0.0, False, False  # no biases, one layer, no dropout, ...
+    return torch.rnn_tanh(a, torch.tensor(sizes), state, parameters, *options)[0]
 
 
 def gru(a, h0, w, sizes):
@@ -208,7 +213,7 @@ def gru(a, h0, w, sizes):
     h, outputs = h0.expand(sizes[0], H), []
     for a_t in a.split(sizes):
         h = h[: len(a_t)]
-        z, r = torch.sigmoid(a_t[:, : 2 * H] + h @ w[:, : 2 * H]).chunk(2, -1)
+        z, r = _gate(a_t[:, : 2 * H] + h @ w[:, : 2 * H]).chunk(2, -1)
         candidate = torch.tanh(a_t[:, 2 * H :] + (r * h) @ w[:, 2 * H :])
         h = (1 - z) * h + z * candidate
         outputs.append(h)
@@ -216,7 +221,15 @@ def gru(a, h0, w, sizes):
 
 
 def lstm(a, h0, c0, w, sizes):
-    return _torch_recurrent(torch.lstm, a, (h0, c0), w, sizes)
+    """Not torch.lstm, whose gates are torch.sigmoid's."""
+    h, c = (s.expand(sizes[0], len(s)) for s in (h0, c0))
+    outputs = []
+    for a_t in a.split(sizes):
+        i, f, g, o = (a_t + h[: len(a_t)] @ w).chunk(4, -1)
+        c = _gate(f) * c[: len(a_t)] + _gate(i) * torch.tanh(g)
+        h = _gate(o) * torch.tanh(c)
+        outputs.append(h)
+    return torch.cat(outputs)
 
 
 def causal_mean(x, sizes):
@@ -232,17 +245,11 @@ def flatten_consecutive(x, n):
     return joined.squeeze(-2) if joined.shape[-2] == 1 else joined
 
 
-def _torch_recurrent(cell, a, state, w, sizes):
-    """torch's own on a packed batch; the input's weight is the unit matrix, for a has met its
-    own."""
-    states = [
-        s.expand(1, sizes[0], len(s)).contiguous()
-        for s in (state if isinstance(state, tuple) else (state,))
-    ]
-    unit = torch.eye(a.shape[1], dtype=a.dtype)
-    parameters = [unit, w.t().contiguous()]
-    state = states if len(states) > 1 else states[0]
-    return cell(a, torch.tensor(sizes), state, parameters, False, 1, 0.0, False, False)[0]
+def _gate(x):
+    """The sigmoid. torch's own is 0 from x = -709 down, where exp(-x) overflows, though float64
+    has numbers for it; a state multiplies that up."""
+    e = torch.exp(x.clamp(max=80))  # from 80 on the result is 1
+    return e / (1 + e)
 
 
 def _last(terms):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 
+import oracle.ops
 from npnet import ops
 from npnet.packing import Packing
 from npnet.random import TorchGenerator
@@ -127,6 +128,31 @@ def test_a_gate_that_is_almost_shut_is_as_small_as_the_dtype_has_it(name):
         y = ops.lstm(a, nothing, nothing, np.zeros((1, 4), np.float32), [len(x)])[1].cell[:, 0]
     exact = 1 / (1 + np.exp(-x.astype(np.float64)))
     assert (np.abs(y - exact) <= 2**-22 * exact + 2.0**-149).all()
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"seed": 1920, "lead": (3,), "T": 1, "H": 5, "values": "ties"},
+        {"seed": 272064898, "lead": (4,), "T": 2, "H": 7, "values": "wide"},
+    ],
+)
+def test_a_large_state_makes_a_gradient_out_of_a_gate_that_is_almost_shut(found):
+    """In float32 the first, in float64 the second: both gates are denormal numbers."""
+    prove("gru", {"lengths": "any", "scale": 100.0, "upstream": 1.0, "layout": "C", **found})
+
+
+def test_the_reference_of_the_lstm_is_torchs():
+    torch.manual_seed(0)
+    B, H, sizes = 3, 4, [3, 2, 2]
+    a, h0, c0, w = (
+        torch.randn(*n, dtype=torch.float64) for n in ((7, 4 * H), (H,), (H,), (H, 4 * H))
+    )
+    states = [s.expand(1, B, H).contiguous() for s in (h0, c0)]
+    weights = [torch.eye(4 * H, dtype=a.dtype), w.t().contiguous()]
+    options = False, 1, 0.0, False, False
+    expected = torch.lstm(a, torch.tensor(sizes), states, weights, *options)[0]
+    torch.testing.assert_close(oracle.ops.lstm(a, h0, c0, w, sizes), expected)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
