@@ -22,6 +22,7 @@ import numpy as np
 
 _BLOCK = 624  # words the twister makes at a time
 _CHUNK = 8192  # normals transformed at a time: the temporaries stay in the cache
+Among = tuple[np.ndarray, int]  # which rows, of how many
 
 
 class Generator(Protocol):
@@ -38,7 +39,12 @@ class Generator(Protocol):
     def bernoulli(self, p: float, shape: Sequence[int]) -> np.ndarray: ...
 
     def multinomial(
-        self, probs: np.ndarray, num_samples: int, replacement: bool = False, rule: str = "current"
+        self,
+        probs: np.ndarray,
+        num_samples: int,
+        replacement: bool = False,
+        rule: str = "current",
+        among: Among | None = None,
     ) -> np.ndarray: ...
 
     def state(self) -> np.ndarray: ...
@@ -193,8 +199,8 @@ class TorchGenerator:
         if not rate > 0:
             raise ValueError(f"rate must be > 0, got {rate}")
         with np.errstate(over="ignore"):
-            log = _libm(math.log1p, -self._unit(math.prod(sizes), np.dtype(np.float64)))
-            return (-1.0 / rate * log).astype(dtype).reshape(sizes)
+            u = self._unit(math.prod(sizes), np.dtype(np.float64))
+            return _exponential(u, dtype, rate).reshape(sizes)
 
     def bernoulli(self, p: float, shape: int | Sequence[int]) -> np.ndarray:
         """True with probability p, as torch's `bernoulli_` on a CPU without Intel's MKL:
@@ -243,7 +249,12 @@ class TorchGenerator:
         return np.array(p, np.int64)
 
     def multinomial(
-        self, probs: np.ndarray, num_samples: int, replacement: bool = False, rule: str = "current"
+        self,
+        probs: np.ndarray,
+        num_samples: int,
+        replacement: bool = False,
+        rule: str = "current",
+        among: Among | None = None,
     ) -> np.ndarray:
         """Indices in proportion to probs, int64: (..., categories) -> (..., num_samples), one
         leading axis or none.
@@ -256,41 +267,32 @@ class TorchGenerator:
         rule="2022" (torch 1.12 and 1.13, the published notebooks): race without replacement, else
         cdf. More samples without replacement than nonzero probabilities are an error here, as
         torch's documentation asks; torch itself goes on to draw impossible categories.
+
+        among=(rows, n) says that probs are those of the rows `rows` of n. The stream goes on as if
+        all n were drawn.
         """
         p, k = np.asarray(probs), _integer(num_samples, "num_samples")
         if rule not in ("current", "2022"):
             raise ValueError(f'rule must be "current" or "2022", got {rule!r}')
         _check_probabilities(p, k, replacement)
-        with np.errstate(over="ignore", divide="ignore"):
-            if k == 1 and (not replacement or rule == "current"):
-                return self._race(p)
-            if not replacement:
-                key = p / self.exponential(p.shape, p.dtype)
-                return np.argsort(-key, -1, kind="stable")[..., :k].copy()
-            cdf = np.cumsum(p, -1)
-            if not np.isfinite(cdf[..., -1]).all():
-                raise ValueError(f"the sum of probs must be finite in {p.dtype}: scale them down")
-            cdf /= cdf[..., -1:].copy()
-        u = self._unit(p.size // p.shape[-1] * k, np.dtype(np.float64)).reshape(-1, k)
-        rows = [
-            np.searchsorted(c, row) for c, row in zip(cdf.reshape(-1, p.shape[-1]), u, strict=True)
-        ]
-        return np.array(rows, np.int64).reshape(*p.shape[:-1], k)
-
-    def _race(self, p: np.ndarray) -> np.ndarray:
-        """The index of the largest key p / q of each row. NumPy's logarithm, many times as fast as
-        the C library's, says which; the latter is asked where a second key is as near as
-        rounding."""
         rows = p.reshape(-1, p.shape[-1])
-        u = -self._unit(p.size, np.dtype(np.float64)).reshape(rows.shape)
-        key = rows / -np.log1p(u).astype(p.dtype)
-        first = key.argmax(1)
-        near = key >= (key[np.arange(len(key)), first] * (1 - 1e-6))[:, None]
-        if np.count_nonzero(near) > len(rows):
-            close = np.count_nonzero(near, 1) > 1
-            key[close] = rows[close] / (-_libm(math.log1p, u[close])).astype(p.dtype)
-            first = key.argmax(1)
-        return first.reshape(*p.shape[:-1], 1)
+        with np.errstate(over="ignore", divide="ignore"):
+            if not replacement or (k == 1 and rule == "current"):
+                u = self._unit_rows(rows.shape, among)
+                if k == 1:
+                    drawn = _winner(rows, u)
+                else:
+                    drawn = np.argsort(-rows / _exponential(u, p.dtype), kind="stable")[:, :k]
+            else:
+                cdf = np.cumsum(rows, 1)
+                if not np.isfinite(cdf[:, -1]).all():
+                    raise ValueError(
+                        f"the sum of probs must be finite in {p.dtype}: scale them down"
+                    )
+                cdf /= cdf[:, -1:].copy()
+                u = self._unit_rows((len(rows), k), among)
+                drawn = np.array([np.searchsorted(*row) for row in zip(cdf, u, strict=True)])
+        return drawn.reshape(*p.shape[:-1], k).astype(np.int64)
 
     def _words(self, n: int) -> np.ndarray:
         return self._twister.randint(0, 2**32, n, dtype=np.uint32)
@@ -315,8 +317,14 @@ class TorchGenerator:
     def _unit(self, n: int, dtype: np.dtype) -> np.ndarray:
         if dtype == np.float32:
             return (self._raw(n) & (2**24 - 1)).astype(np.float32) * 2.0**-24
-        raw = self._raw(2 * n)  # the lower 53 bits of each raw64, in two parts that add up exactly
-        return (raw[0::2] & (2**21 - 1)) * 2.0**-21 + raw[1::2] * 2.0**-53
+        return _double(self._raw(2 * n))
+
+    def _unit_rows(self, shape: tuple[int, int], among: Among | None) -> np.ndarray:
+        """Doubles in [0, 1), a row for each row of probabilities: see `multinomial`."""
+        rows, n = (np.arange(shape[0]), shape[0]) if among is None else among
+        if len(rows) != shape[0] or not ((rows >= 0) & (rows < n)).all():
+            raise ValueError(f"among must number {shape[0]} rows out of n, got {rows} and n = {n}")
+        return _double(self._raw(2 * n * shape[1]).reshape(n, -1).take(rows, axis=0))
 
     def _scalar_normal(self) -> float:
         if self._kept is not None:
@@ -358,6 +366,32 @@ def embedding_init(
 ) -> np.ndarray:
     """What `torch.nn.Embedding` starts with: normal(0, 1), (num_embeddings, embedding_dim)."""
     return generator.normal(0.0, 1.0, (num_embeddings, embedding_dim), dtype)
+
+
+def _double(raw: np.ndarray) -> np.ndarray:
+    """The lower 53 bits of each raw64, times 2^-53: (..., 2 n) raws -> (..., n). Its two parts add
+    up exactly."""
+    u = (raw[..., 0::2] & (2**21 - 1)) * 2.0**-21
+    u += raw[..., 1::2] * 2.0**-53
+    return u
+
+
+def _exponential(u: np.ndarray, dtype: np.dtype, rate: float = 1.0) -> np.ndarray:
+    return (-1.0 / rate * _libm(math.log1p, -u)).astype(dtype)
+
+
+def _winner(p: np.ndarray, u: np.ndarray) -> np.ndarray:
+    """The index of the largest key p / q of each row, q the exponential from u: (N, V) -> (N,).
+    NumPy's logarithm, many times as fast as the C library's, says which; the latter is asked where
+    a second key is as near as rounding."""
+    key = p / -np.log1p(-u).astype(p.dtype)
+    first = key.argmax(1)
+    near = key >= (key[np.arange(len(key)), first] * (1 - 1e-6))[:, None]
+    if np.count_nonzero(near) > len(key):
+        close = np.count_nonzero(near, 1) > 1
+        key[close] = p[close] / _exponential(u[close], p.dtype)
+        first = key.argmax(1)
+    return first
 
 
 def _box_muller(u: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from npnet import train
 from npnet.data import LONGEST_WORD, Vocabulary, build_dataset, build_sequences
 from npnet.models import build
 from npnet.optim import SGD, AdamW, constant, linear_decay, step_decay
-from npnet.random import TorchGenerator
+from npnet.random import Among, TorchGenerator
 from npnet.ranks import ALONE, Alone
 from npnet.sample import chooser, draw, draw_in_turn, mark_words, sort_by_novelty
 
@@ -314,13 +314,19 @@ class PythonRandom:
         return np.array(drawn, bool).reshape(shape)
 
     def multinomial(
-        self, probs: np.ndarray, num_samples: int, replacement: bool = False, rule: str = "current"
+        self,
+        probs: np.ndarray,
+        num_samples: int,
+        replacement: bool = False,
+        rule: str = "current",
+        among: Among | None = None,
     ) -> np.ndarray:
         V = probs.shape[-1]
-        drawn = [
-            self.random.choices(range(V), weights=np.roll(row, -1).tolist())[0] for row in probs
-        ]
-        return (np.array(drawn)[:, None] + 1) % V
+        rows, n = among or (slice(None), len(probs))
+        weights = np.ones((n, V))
+        weights[rows] = np.roll(probs, -1, axis=-1)
+        drawn = np.array([self.random.choices(range(V), row)[0] for row in weights.tolist()])
+        return (drawn[rows, None] + 1) % V
 
     def state(self) -> np.ndarray:
         version, words, gauss = self.random.getstate()

@@ -2,6 +2,7 @@
 needs of the positions before."""
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 
 import numpy as np
 
@@ -9,13 +10,13 @@ from npnet import ops
 from npnet.data import LONGEST_WORD, Vocabulary
 from npnet.layers import keep
 from npnet.models import Model
-from npnet.random import Generator
+from npnet.random import Among, Generator
 from npnet.ranks import ALONE, Alone
 from npnet.sliding import LastLogits
 from npnet.text import TextVocabulary
 from npnet.train import keep_freed_memory
 
-Chooser = Callable[[np.ndarray], np.ndarray]
+Chooser = Callable[..., np.ndarray]
 Watch = Callable[[int], object]
 COLDEST = 1e-6  # a temperature below it tells no logits apart that float32 does
 
@@ -76,10 +77,11 @@ def chooser(
     rule: str = "current",
     replacement: bool = False,
 ) -> Chooser:
-    """How the next character is chosen: a function logits (B, V) -> ids (B,).
+    """How the next character is chosen: a function logits (B, V) -> ids (B,), or with
+    among=(rows, n) those of these rows of n.
 
     temperature divides the logits; below COLDEST the likeliest character is taken and nothing is
-    drawn. top_k keeps the k likeliest. rule and replacement are those of
+    drawn. top_k keeps the k likeliest. rule, replacement and among are those of
     npnet.random.TorchGenerator.multinomial. Probabilities that are not finite are a
     FloatingPointError.
     """
@@ -88,7 +90,7 @@ def chooser(
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}")
 
-    def choose(logits: np.ndarray) -> np.ndarray:
+    def choose(logits: np.ndarray, among: Among | None = None) -> np.ndarray:
         if temperature < COLDEST:
             return _finite(logits).argmax(-1)
         logits = logits / temperature
@@ -96,7 +98,7 @@ def chooser(
             kth = np.partition(logits, -top_k, axis=-1)[:, -top_k, None]
             logits = np.where(logits < kth, -np.inf, logits)
         probs, _ = ops.softmax(logits)
-        return generator.multinomial(_finite(probs), 1, replacement, rule=rule)[:, 0]
+        return generator.multinomial(_finite(probs), 1, replacement, rule, among)[:, 0]
 
     return choose
 
@@ -138,20 +140,24 @@ def draw(
         )
     keep_freed_memory()
     V = len(vocabulary)
-    drawn, alive = np.empty((n, max_length), np.int64), np.ones(n, bool)
+    drawn, alive = np.zeros((max_length, n), np.int64), np.ones(n, bool)
     # Words that have begun alike are one row of the model until they part, and one that has ended
-    # is none. Draws go on for every word, so that they are what they would be without this.
+    # is none. The random stream goes on for every word, so that they are what they would be if all
+    # were read and drawn to the end.
     read = np.arange(ranks.rank, n, ranks.size)
     row = np.zeros(len(read), np.int64)  # of each word that is read on
     last, state = np.zeros(1, np.int64), model.start(1, max_length + 1)
     length = 0
     while length < max_length and (draw_all or alive.any()):
-        logits = np.zeros((n, V), model.data.dtype)
+        ids = drawn[length]
+        logits = np.empty((0, V), model.data.dtype)
         if read.size:
-            logits[read] = model.step(last, state)[row]
-        ranks.add(logits)
-        ids = np.full(n, prompt_ids[length]) if length < len(prompt_ids) else choose(logits)
-        drawn[:, length] = ids
+            logits = model.step(last, state)[row]
+        if length < len(prompt_ids):
+            ids[read] = prompt_ids[length]
+        else:
+            ids[read] = choose(logits, (read, n))
+        ranks.add(ids)
         alive &= ids != 0
         row, read = row[alive[read]], read[alive[read]]
         beginnings, row = np.unique(row * V + ids[read], return_inverse=True)
@@ -160,8 +166,10 @@ def draw(
         length += 1
         if watch:
             watch(n - int(np.count_nonzero(alive)))
-    text = vocabulary.decode(drawn[:, :length].ravel())
-    return [text[i * length : (i + 1) * length].partition(".")[0] for i in range(n)]
+    letters = drawn.T != 0
+    text = vocabulary.decode(drawn.T[letters])
+    ends = letters.sum(1).cumsum().tolist()
+    return [text[start:end] for start, end in pairwise([0, *ends])]
 
 
 def draw_in_turn(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, rule
 
 from npnet.random import TorchGenerator, embedding_init, linear_init
+from npnet.runs import PythonRandom
 
 # Elsewhere torch computes normals with another logarithm and cosine and does not fuse: they are
 # compared by a bound.
@@ -248,6 +249,26 @@ class TestLong:
             assert_same(both[0].multinomial(p, k, replacement), theirs)
 
 
+@pytest.mark.parametrize("rows", [[], [0], [4, 1], [0, 1, 2, 3, 4]])
+@pytest.mark.parametrize(
+    ("make", "how"),
+    [
+        (TorchGenerator, (1, False, "current")),
+        (TorchGenerator, (1, True, "2022")),
+        (TorchGenerator, (3, True, "current")),
+        (TorchGenerator, (3, False, "current")),
+        (PythonRandom, (1,)),
+    ],
+)
+def test_rows_among_others_are_drawn_as_with_them(make, how, rows):
+    p, rows = np.random.default_rng(1).random((5, 7)), np.array(rows, np.int64)
+    one, other = make(3), make(3)
+    expected = one.multinomial(p, *how)[rows]
+    found = other.multinomial(p[rows], *how, among=(rows, 5))
+    np.testing.assert_array_equal(found, expected, strict=True)
+    np.testing.assert_array_equal(one.state(), other.state())
+
+
 def test_a_sample_that_hits_the_cumulative_sum():
     u = TorchGenerator(3).rand(dtype=np.float64)
     p = np.array([u, 1 - u])
@@ -453,6 +474,18 @@ ERRORS = {
     ),
     "a scalar probability": (lambda g: g.multinomial(p3[0], 1), r"got float32 \(\)"),
     "three axes": (lambda g: g.multinomial(p3[None, None], 1), r"got float32 \(1, 1, 3\)"),
+    "fewer rows than numbers": (
+        lambda g: g.multinomial(p3[None], 1, among=(np.array([0, 1]), 3)),
+        r"among must number 1 rows out of n, got \[0 1\] and n = 3",
+    ),
+    "a row beyond the last": (
+        lambda g: g.multinomial(p3[None], 1, among=(np.array([3]), 3)),
+        r"among must number 1 rows out of n, got \[3\] and n = 3",
+    ),
+    "a row before the first": (
+        lambda g: g.multinomial(p3[None], 2, True, among=(np.array([-1]), 3)),
+        r"among must number 1 rows",
+    ),
     "a layer without inputs": (lambda g: linear_init(g, 0, 3), "at least 1, got 0 and 3"),
 }
 

@@ -166,6 +166,19 @@ def test_words_that_begin_alike_are_one_row_until_they_part(kind):
     assert rows[:3] == [1, 1, 1] and max(rows) > 5
 
 
+def test_nothing_is_drawn_for_a_word_that_has_ended():
+    rows = []
+
+    class Watched(TorchGenerator):
+        def multinomial(self, probs, *args):
+            rows.append(len(probs))
+            return super().multinomial(probs, *args)
+
+    words = generate(make("gru", scale=0.3), VOCABULARY, Watched(1), 60, max_length=7)
+    assert rows == [sum(len(word) >= t for word in words) for t in range(len(rows))]
+    assert rows[0] == 60 > rows[-1]
+
+
 def test_a_watch_is_told_how_many_words_have_ended():
     told = []
     words = generate(
