@@ -67,38 +67,52 @@ class Layer:
         return self.forward(x)[0]
 
 
-class KeysValues:
-    """The keys and values of the positions so far, (T, 2, B, C), with room for `length`."""
+class Slab:
+    """The keys and values of many positions, (2, N, C), one row after the other."""
 
-    def __init__(self, length: int) -> None:
-        self.length, self.t = length, 0
-        self._slab: np.ndarray | None = None
+    def __init__(self) -> None:
+        self.rows, self.used = np.empty((2, 0, 0)), 0
+
+    def append(self, kv: np.ndarray, room: int) -> np.ndarray:
+        """Add the rows of kv (2, B, C) -> their numbers (B,). A new slab gets room for so many."""
+        start, self.used = self.used, self.used + kv.shape[1]
+        if self.used > self.rows.shape[1]:
+            grown = np.empty((2, start + room, kv.shape[2]), kv.dtype)
+            if start:
+                grown[:, :start] = self.rows[:, :start]
+            self.rows = grown
+        self.rows[:, start : self.used] = kv
+        return np.arange(start, self.used)
+
+
+class KeysValues:
+    """The keys and values of the positions so far, at most `length`: their row in the slab for each
+    position and sequence, (T, B). Sequences that begin alike have rows in common, so none is copied
+    when they part."""
+
+    def __init__(self, length: int, slab: Slab, numbers: np.ndarray) -> None:
+        self.length, self.slab, self.numbers = length, slab, numbers
 
     def append(self, kv: np.ndarray) -> np.ndarray:
-        """Those of one position more, (2, B, C) -> those of all positions."""
-        if self.t == self.length:
-            raise ValueError(f"the state has room for {self.t} positions, got one more")
-        if self._slab is None:
-            self._slab = np.empty((self.length, *kv.shape), kv.dtype)
-        self._slab[self.t] = kv
-        self.t += 1
-        return self._slab[: self.t]
+        """Those of one position more, (2, B, C) -> those of all positions, (2, T, B, C), fresh."""
+        left = self.length - len(self.numbers)
+        if not left:
+            raise ValueError(f"the state has room for {self.length} positions, got one more")
+        numbers = self.slab.append(kv, left * kv.shape[1])
+        self.numbers = np.concatenate([self.numbers, numbers[None]])
+        return self.slab.rows.take(self.numbers, axis=1)
 
-    def take(self, rows: np.ndarray, axis: int) -> "KeysValues":
-        """Those of some rows. What has no positions yet is neither copied nor touched."""
-        kept = KeysValues(self.length)
-        if self._slab is not None:
-            kept.t, (_, two, _, C) = self.t, self._slab.shape
-            kept._slab = np.empty((self.length, two, len(rows), C), self._slab.dtype)
-            self._slab[: self.t].take(rows, axis, out=kept._slab[: self.t], mode="clip")
-        return kept
+    def take(self, sequences: np.ndarray) -> "KeysValues":
+        return KeysValues(self.length, self.slab, self.numbers.take(sequences, axis=1))
 
 
 def keep(state: Any, rows: np.ndarray) -> Any:
     """A state of some rows of the batch, which is the last axis but one of every array in it. A row
     may be taken more than once."""
-    if isinstance(state, np.ndarray | KeysValues):
+    if isinstance(state, np.ndarray):
         return state.take(rows, axis=-2)
+    if isinstance(state, KeysValues):
+        return state.take(rows)
     if isinstance(state, list):
         return [keep(part, rows) for part in state]
     if isinstance(state, dict):
@@ -504,7 +518,7 @@ class CausalAttention(AlongTime):
         return packing.pack(ops.causal_attention_backward(packing.spread(dy), cache))
 
     def start(self, batch: int, length: int) -> Any:
-        return KeysValues(length)
+        return KeysValues(length, Slab(), np.empty((0, batch), np.int64))
 
     def step(self, x: np.ndarray, state: Any) -> np.ndarray:
         """One query a word, so that there are no matrices to multiply: with the positions in front,
@@ -512,15 +526,16 @@ class CausalAttention(AlongTime):
         B, C = len(x), x.shape[1] // 3
         H, D = self.n_head, C // self.n_head
         q, kv = x[:, :C], x[:, C:].reshape(B, 2, C).swapaxes(0, 1)
-        keys, values = state.append(kv).swapaxes(0, 1)  # (T, B, C) each
+        keys, values = state.append(kv)  # (T, B, C) each
         T = len(keys)
         scale = D**-0.5 if self.scale is None else self.scale
-        p = (keys * q).reshape(-1, D) @ np.full(D, scale, x.dtype)
-        p = p.reshape(T, B, H, 1)
+        keys *= q
+        p = keys.reshape(-1, D) @ np.full(D, scale, x.dtype)
+        p = p.reshape(T, B, H)
         p -= p.max(0)
         np.exp(p, out=p)
         p /= p.sum(0)
-        return (p * values.reshape(T, B, H, D)).sum(0).reshape(B, C)
+        return np.einsum("tbh,tbhd->bhd", p, values.reshape(T, B, H, D)).reshape(B, C)
 
 
 class Recurrent(AlongTime):

@@ -321,7 +321,9 @@ class TorchGenerator:
 
     def _unit_rows(self, shape: tuple[int, int], among: Among | None) -> np.ndarray:
         """Doubles in [0, 1), a row for each row of probabilities: see `multinomial`."""
-        rows, n = (np.arange(shape[0]), shape[0]) if among is None else among
+        if among is None:
+            return _double(self._raw(2 * shape[0] * shape[1]).reshape(shape[0], -1))
+        rows, n = among
         if len(rows) != shape[0] or not ((rows >= 0) & (rows < n)).all():
             raise ValueError(f"among must number {shape[0]} rows out of n, got {rows} and n = {n}")
         return _double(self._raw(2 * n * shape[1]).reshape(n, -1).take(rows, axis=0))
