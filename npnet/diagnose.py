@@ -64,12 +64,12 @@ def chain(model: Model) -> list[Layer]:
 def observe(model: Model, x: np.ndarray, y: np.ndarray) -> list[Observed]:
     """The output of every tanh on one minibatch, and its gradient, in order.
 
-    The same passes as model.loss_and_grad(x, y), one layer at a time: every gradient is left in
-    model.grad.
+    The same passes as model.loss_and_grad(x, y), one layer at a time and every sequence by itself:
+    every gradient is left in model.grad.
     """
     layers = chain(model)
     outs, caches = [], []
-    h, y, packing = model.packed(x, y)
+    h, y, packing = model.packed(x, y, apart=True)
     for layer in layers:
         h, (cache,) = Sequential(layer).forward(h, True, packing)
         outs.append(h)

@@ -35,6 +35,8 @@ class Parameter:
 class Layer:
     """The defaults: no children, x passes through, and one position is like any other."""
 
+    once: bool = True  # whether rows that are alike may be computed once, in training too
+
     def children(self) -> "dict[str, Layer]":
         """Name -> layer, in order."""
         return {name: value for name, value in vars(self).items() if isinstance(value, Layer)}
@@ -348,6 +350,8 @@ class BatchNorm(Layer):
     that sees a share of each batch.
     """
 
+    once = False  # every row counts in the statistics
+
     def __init__(
         self,
         weight: np.ndarray,
@@ -456,7 +460,7 @@ class Dropout(AlongTime):
     (B, T, C) of the batch, as torch draws them."""
 
     def __init__(self, p: float, generator: Generator) -> None:
-        self.p, self.generator = p, generator
+        self.p, self.generator, self.once = p, generator, p == 0
 
     def forward(self, x: np.ndarray, training: bool = False, packing: Any = None) -> Pass:
         if not training or self.p == 0:
@@ -468,7 +472,7 @@ class Dropout(AlongTime):
         if cache is None:
             return dy
         cache, packing = cache
-        return packing.pack(ops.dropout_backward(packing.spread(dy), cache))
+        return packing.spread_backward(ops.dropout_backward(packing.pack_backward(dy), cache))
 
 
 class CausalMean(AlongTime):
@@ -504,6 +508,7 @@ class CausalAttention(AlongTime):
         generator: Generator | None = None,
     ) -> None:
         self.n_head, self.scale, self.dropout, self.generator = n_head, scale, dropout, generator
+        self.once = dropout == 0
 
     def forward(self, x: np.ndarray, training: bool = False, packing: Any = None) -> Pass:
         """A sequence that has ended has zeros from there on, which no position before looks at."""
@@ -515,7 +520,8 @@ class CausalAttention(AlongTime):
 
     def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
         cache, packing = cache
-        return packing.pack(ops.causal_attention_backward(packing.spread(dy), cache))
+        dqkv = ops.causal_attention_backward(packing.pack_backward(dy), cache)
+        return packing.spread_backward(dqkv)
 
     def start(self, batch: int, length: int) -> Any:
         return KeysValues(length, Slab(), np.empty((0, batch), np.int64))

@@ -145,6 +145,7 @@ class Model:
             isinstance(layer, AlongTime) and not isinstance(layer, Sequential)
             for _, layer in network.walk()
         )
+        self._once = all(layer.once for _, layer in network.walk())
         slots = network.parameters()
         self.data: np.ndarray = np.concatenate([slot.data.ravel() for slot in slots.values()])
         self.move(self.data, np.zeros((1, self.data.size + 2), self.data.dtype))
@@ -210,21 +211,27 @@ class Model:
     ) -> np.floating:
         """The loss in training mode; every gradient, times dloss, is written into `grad`. n is
         given where (x, y) is a share of a batch with n targets that count (see cross_entropy)."""
-        loss, cache, caches = self._forward(x, y, training=True, n=n)
-        self.network.backward(ops.cross_entropy_backward(dloss, cache), caches)
+        loss, cache, caches, packing = self._forward(x, y, training=True, n=n)
+        dlogits = ops.cross_entropy_backward(dloss, cache)
+        self.network.backward(packing.each_backward(dlogits) if packing else dlogits, caches)
         return loss
 
     def _forward(
         self, x: np.ndarray, y: np.ndarray, training: bool, n: int | None = None
     ) -> tuple[Any, ...]:
-        """The loss with its cache and the layers' caches."""
+        """The loss with its cache, the layers' caches and the packing."""
         x, y, packing = self.packed(x, y)
         logits, caches = self.network.forward(x, training, packing)
-        return *ops.cross_entropy(logits, y, n=n), caches
+        logits = packing.each(logits) if packing else logits
+        return *ops.cross_entropy(logits, y, n=n), caches, packing
 
-    def packed(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, Packing | None]:
-        """ids and targets as the network reads them. Of a sequence nothing is computed beyond its
-        last target that counts, and where no layer looks along time, at those targets alone."""
+    def packed(
+        self, x: np.ndarray, y: np.ndarray, apart: bool = False
+    ) -> tuple[np.ndarray, np.ndarray, Packing | None]:
+        """ids as the network reads them, and the targets of `Packing.each` row of its logits. Of a
+        sequence nothing is computed beyond its last target that counts, and where no layer looks
+        along time, at those targets alone. Where all begin with the same id, the first step is
+        computed once, unless they are to be kept apart."""
         x, y = np.asarray(x), np.asarray(y)
         if self.windowed:
             return x, y, None
@@ -233,8 +240,10 @@ class Model:
         counts = y != -1
         if not self._along_time:
             return x[counts], y[counts], None
-        packing = Packing(scored_lengths(counts))
-        return packing.pack(x), packing.pack(y), packing
+        first = x[:, 0].tolist()
+        alike = self._once and not apart and first == first[:1] * len(first)
+        packing = Packing(scored_lengths(counts), alike)
+        return packing.pack(x), packing.targets(y), packing
 
     @property
     def windowed(self) -> bool:

@@ -159,12 +159,13 @@ def draw_attention_dropout(d: Draw, lead, T, n_head, D, **options):
 
 
 def draw_sizes(d: Draw, lead, T, lengths):
-    """How many of the packed sequences are alive at each step: of any lengths up to T, or all
-    alike."""
+    """How many of the packed sequences are alive at each step: of any lengths up to T, or of one
+    length, or with a common row at step 0."""
     (B,) = lead
     drawn = np.full(B, T) if lengths == "equal" else d.rng.integers(1, T + 1, B)
     drawn[0] = T
-    return [int(np.count_nonzero(drawn > t)) for t in range(T)]
+    sizes = [int(np.count_nonzero(drawn > t)) for t in range(T)]
+    return [1, *sizes[1:]] if lengths == "common start" else sizes
 
 
 def draw_recurrent(d: Draw, lead, T, H, lengths, gates, states):
@@ -191,7 +192,7 @@ def recurrent(name: str, gates: int, states: tuple[str, ...] = ("h0",)) -> Case:
 
 ROWS = {"lead": LEAD, "C": SIZE}
 BATCHES = ((4,), (2,), (3,), (7,), (2, 3), (3, 1, 2), (1, 4), (70,))  # at least two rows
-PACKED = {"lead": ((3,), (1,), (2,), (4,), (7,)), "lengths": ("any", "any", "equal")}
+PACKED = {"lead": ((3,), (1,), (2,), (4,), (7,)), "lengths": ("any", "common start", "equal")}
 SEQUENCES = ((3,), (), (1,), (4,), (2, 3))
 HEADS: dict[str, tuple] = {"lead": SEQUENCES, "T": SMALL, "n_head": (2, 1, 3), "D": (3, 1, 2, 4)}
 HEADS |= {"block": (None, 2, 1, 3)}  # None: longer than the sequence
@@ -335,16 +336,19 @@ EDGES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("rnn", "one step", {"T": 1}),
     ("rnn", "one step of one sequence", {"lead": (1,), "T": 1}),
     ("rnn", "one length", {"lead": (7,), "T": 4, "lengths": "equal"}),
+    ("rnn", "a common start", {"lead": (7,), "T": 4, "lengths": "common start"}),
     ("rnn", "long and wide", {"lead": (20,), "T": 19, "H": 20, "scale": 0.1}),
     ("rnn", "saturated", {"values": "extreme"}),
     ("gru", "one step", {"T": 1}),
     ("gru", "one step of one sequence", {"lead": (1,), "T": 1}),
     ("gru", "one length", {"lead": (7,), "T": 4, "lengths": "equal"}),
+    ("gru", "a common start", {"lead": (7,), "T": 4, "lengths": "common start"}),
     ("gru", "long and wide", {"lead": (20,), "T": 19, "H": 20, "scale": 0.1}),
     ("gru", "saturated", {"values": "extreme"}),
     ("lstm", "one step", {"T": 1}),
     ("lstm", "one step of one sequence", {"lead": (1,), "T": 1}),
     ("lstm", "one length", {"lead": (7,), "T": 4, "lengths": "equal"}),
+    ("lstm", "a common start", {"lead": (7,), "T": 4, "lengths": "common start"}),
     ("lstm", "long and wide", {"lead": (20,), "T": 19, "H": 20, "scale": 0.1}),
     ("lstm", "saturated", {"values": "extreme"}),
     ("causal_mean", "one position", {"T": 1}),

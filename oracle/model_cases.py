@@ -23,6 +23,7 @@ SEQUENCES = {
     "block_size": (4, 5),
     "lengths": ("equal", "any"),
     "ignored": (0.0, 0.3),
+    "common_start": (False, True),
 } | SIZES
 # Batch norm needs two rows.
 WINDOWS = {"lead": ((4,), (2,), (3,), (7,)), "block_size": (3, 1, 2, 4)} | SIZES
@@ -43,7 +44,19 @@ MORE: dict[str, dict[str, tuple]] = {
 
 
 def draw(
-    d, kind, lead, block_size, C, H, V, T=None, lengths="equal", ignored=0.0, n_head=1, **options
+    d,
+    kind,
+    lead,
+    block_size,
+    C,
+    H,
+    V,
+    T=None,
+    lengths="equal",
+    ignored=0.0,
+    common_start=False,
+    n_head=1,
+    **options,
 ):
     """ids, targets (with some -1 if `ignored`, and nothing else behind a sequence that has ended),
     parameters; C is the width of one head."""
@@ -53,6 +66,8 @@ def draw(
     ids = d.indices(V, (*lead, T or block_size))
     if T is None:
         ids[:2, 0] = 0, 1  # equal rows have no variance, and mlp_running has no eps
+    if common_start:
+        ids[:, 0] = ids[0, 0]
     targets = d.rng.integers(0, V, lead if T is None else ids.shape)
     masked = d.rng.random(targets.shape) < ignored
     if lengths == "any":

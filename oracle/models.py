@@ -186,7 +186,7 @@ def _recurrent(w, x, cell, *states):
     weight = w["cell.weight"]
     read = len(weight) - len(states[0])
     a = ops.linear(w.embedding(x), weight[:read], w["cell.bias"]).transpose(0, 1).flatten(0, 1)
-    h = cell(a, *states, weight[read:], [B] * T)
+    h = cell(a, *states, weight[read:], sizes=[B] * T)
     return w.linear("head", h.unflatten(0, (T, B)).transpose(0, 1))
 
 

@@ -9,6 +9,7 @@ operation adds, with the errors of what it computed before. Where there is no `n
 `oracle.proof.autograd` measures M. npnet is never imported here.
 """
 
+import functools
 import math
 
 import torch
@@ -198,6 +199,20 @@ def _heads(qkv, n_head):
     return qkv.reshape(-1, T, 3, n_head, C3 // (3 * n_head)).permute(2, 0, 3, 1, 4)
 
 
+def along_time(operation):
+    """Sequences with a common row at step 0 are computed one by one, each with its own copy."""
+
+    @functools.wraps(operation)
+    def computed(x, *others, sizes):
+        common = sizes[1] if len(sizes) > 1 and sizes[0] == 1 else 1
+        x = torch.cat([x[:1].expand(common, -1), x[1:]])
+        y = operation(x, *others, [sizes[0] * common, *sizes[1:]])
+        return torch.cat([y[:1], y[common:]])
+
+    return computed
+
+
+@along_time
 def rnn(a, h0, w, sizes):
     """torch's own on a packed batch; the input's weight is the unit matrix, for a has met its
     own."""
@@ -207,6 +222,7 @@ def rnn(a, h0, w, sizes):
     return torch.rnn_tanh(a, torch.tensor(sizes), state, parameters, *options)[0]
 
 
+@along_time
 def gru(a, h0, w, sizes):
     """Not torch.gru, which applies the reset gate after the candidate's product."""
     H = len(h0)
@@ -220,6 +236,7 @@ def gru(a, h0, w, sizes):
     return torch.cat(outputs)
 
 
+@along_time
 def lstm(a, h0, c0, w, sizes):
     """Not torch.lstm, whose gates are torch.sigmoid's."""
     h, c = (s.expand(sizes[0], len(s)) for s in (h0, c0))
@@ -232,6 +249,7 @@ def lstm(a, h0, c0, w, sizes):
     return torch.cat(outputs)
 
 
+@along_time
 def causal_mean(x, sizes):
     total, means = torch.zeros(sizes[0], x.shape[1], dtype=x.dtype), []
     for t, x_t in enumerate(x.split(sizes), 1):

@@ -199,7 +199,7 @@ def test_observing_is_the_same_two_passes(kind):
     head = observed.network.layers.get("head")
     if head is not None:
         last = tanhs[-1]
-        picked = observed.packed(x, y)[1]
+        picked = observed.packed(x, y, apart=True)[1]
         rows = last.out.reshape(-1, 5).astype(np.float64)
         step = np.zeros_like(rows)
         step[1, 2] = 1e-6

@@ -1,7 +1,7 @@
 """Every model against torch: loss and every gradient, causality, generation, tied weights, training
 on both sides."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -516,3 +516,33 @@ def test_ten_training_steps_on_both_sides(kind, rule, options, lr):
         np.testing.assert_allclose(
             ours.parameters()[name], array, rtol=1e-6, atol=1e-7, err_msg=name
         )
+
+
+@pytest.mark.parametrize("kind", SEQUENCES)
+@few
+@given(seed=seeds)
+def test_a_common_start_is_computed_once_and_changes_nothing(kind, seed):
+    model = make(kind, seed)
+    x, y = batch(model, seed=seed)
+    x[:, 0] = x[0, 0]
+    loss = model.loss_and_grad(x, y)
+    h, targets, packing = model.packed(x, y, apart=True)
+    logits, caches = model.network.forward(h, True, packing)
+    expected, cache = ops.cross_entropy(logits, targets)
+    found = model.grad.copy()
+    model.network.backward(ops.cross_entropy_backward(1.0, cache), caches)
+    np.testing.assert_allclose(loss, expected, rtol=1e-12)
+    np.testing.assert_allclose(found, model.grad, rtol=1e-9, atol=1e-12)
+    once, again = model.packed(x, y)[2], packing
+    if again is not None and len(x) > 1:
+        assert once.sizes == [1, *again.sizes[1:]]
+
+
+def test_where_rows_are_not_to_be_taken_for_one_another_every_start_is_computed():
+    config = Config(5, 4, n_layer=1, n_embd=4, n_head=2, dropout=0.1)
+    x = np.zeros((3, 4), np.int64)
+    for dropout, first in ((0.1, 3), (0.0, 1)):
+        model = build("transformer", replace(config, dropout=dropout), TorchGenerator(0))
+        assert model.packed(x, x)[2].sizes[0] == first
+    x[1, 0] = 1
+    assert model.packed(x, x)[2].sizes[0] == 3

@@ -152,7 +152,7 @@ def test_the_reference_of_the_lstm_is_torchs():
     weights = [torch.eye(4 * H, dtype=a.dtype), w.t().contiguous()]
     options = False, 1, 0.0, False, False
     expected = torch.lstm(a, torch.tensor(sizes), states, weights, *options)[0]
-    torch.testing.assert_close(oracle.ops.lstm(a, h0, c0, w, sizes), expected)
+    torch.testing.assert_close(oracle.ops.lstm(a, h0, c0, w, sizes=sizes), expected)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -31,3 +31,38 @@ def test_a_sequence_of_no_positions_is_left_out(lengths):
     x = np.arange(5.0 * len(lengths)).reshape(len(lengths), 5)
     assert len(packing.pack(x)) == sum(packing.sizes) == sum(lengths)
     assert packing.spread(packing.pack(x)).shape == (len(lengths), max(lengths, default=0))
+
+
+@given(st.lists(st.integers(1, 6), min_size=2, max_size=8))
+def test_what_is_alike_at_the_start_is_one_row(lengths):
+    B, T, rng = len(lengths), max(lengths), np.random.default_rng(0)
+    x = rng.standard_normal((B, T + 1, 3))
+    x[:, 0] = x[0, 0]
+    packing, apart = Packing(np.array(lengths), alike=True), Packing(np.array(lengths))
+    assert packing.sizes == [1, *apart.sizes[1:]]
+    rows = packing.pack(x)
+    np.testing.assert_array_equal(rows, apart.pack(x)[B - 1 :])
+    np.testing.assert_array_equal(packing.spread(rows), apart.spread(apart.pack(x)))
+    np.testing.assert_array_equal(packing.each(rows), apart.pack(x))
+    y = rng.integers(0, 9, (B, T))
+    np.testing.assert_array_equal(packing.targets(y)[:B], y[:, 0])
+    np.testing.assert_array_equal(packing.targets(y)[B:], apart.pack(y)[B:])
+
+
+@pytest.mark.parametrize("alike", [False, True])
+@pytest.mark.parametrize("lengths", [[2, 4, 1], [3, 3], [1, 1], [5]])
+def test_each_way_back_is_the_transpose(lengths, alike):
+    """sum(dy f(x)) = sum(f_backward(dy) x), f being linear."""
+    packing, rng = Packing(np.array(lengths), alike), np.random.default_rng(0)
+    (B, T), N = packing.shape, sum(packing.sizes)
+    for f, back, shape in (
+        (packing.pack, packing.pack_backward, (B, T, 3)),
+        (packing.spread, packing.spread_backward, (N, 3)),
+        (packing.each, packing.each_backward, (N, 3)),
+    ):
+        x = rng.standard_normal(shape)
+        y = f(x)
+        dy = rng.standard_normal(y.shape)
+        dx = back(dy.copy())
+        assert dx.shape == x.shape
+        np.testing.assert_allclose((dy * y).sum(), (dx * x).sum(), rtol=1e-12)

@@ -1,8 +1,9 @@
 """The matrix products of a step and nothing else, each into an array that is there already: the
 floor of any NumPy implementation.
 
-Sequences count their scored positions alone, sorted by length, in one fixed batch. The product with
-an embedding is taken over the vocabulary where that has fewer rows.
+Sequences count their scored positions alone, sorted by length, in one fixed batch, and the first,
+which is the boundary in all of them, once. The product with an embedding is taken over the
+vocabulary where that has fewer rows.
 """
 
 import numpy as np
@@ -59,13 +60,16 @@ def shapes(task):
         return stages + linear(B, H, V)
     if kind == "bigram":
         return [(V, N, V, "dw")]
+    sizes = (y != -1).sum(0)
+    if (x[:, 0] == x[0, 0]).all():
+        sizes[0] = 1
+    N = int(sizes.sum())
     if kind == "bow":
         mean = [(B, T, T, C, "y"), (B, T, T, C, "dw")]
         return mean + linear(N, C, H) + linear(N, H, C) + linear(N, C, V)
     if kind == "mlp_makemore":
         return linear(looked_up, C, T * H) + linear(N, H, V)
     if kind in GATES:
-        sizes = (y != -1).sum(0)
         gates = GATES[kind] * H
         steps = [s for n in sizes[sizes > 0] for s in linear(int(n), H, gates)[:2]]
         return linear(looked_up, C, gates) + steps + [(H, N, gates, "dw")] + linear(N, H, V)

@@ -2,7 +2,7 @@
 state.
 
 The batch is packed, as npnet.ops.sequence has it: at step t the sequences that are still alive are
-the first sizes[t] of those at step t - 1, and so are their states.
+the first sizes[t] of those at step t - 1, and so are their states; or all continue the only one.
 
 a (N, G H) -> h (N, H) for G gates: a is the input's part of the gates, x_t @ w_x + b for all steps
 in one product, which is `linear`'s business; w (H, G H) reads the state. The initial state is (H,),
@@ -26,7 +26,7 @@ import numpy as np
 from npnet.ops.activation import SIGMOID_IS_1
 from npnet.ops.checks import fitted, upstream
 from npnet.ops.constants import number, sum_rows
-from npnet.ops.sequence import steps_of
+from npnet.ops.sequence import continued, hand_down, steps_of
 
 
 class LSTMCache(NamedTuple):
@@ -51,7 +51,7 @@ def rnn(
     h, p, before = np.empty_like(a, order="C"), first, []
     for now in steps:
         h_t = h[now]
-        p = p[: len(h_t)]
+        p = continued(p, len(h_t))
         before.append(p)
         np.dot(p, w, out=h_t)
         h_t += a[now]
@@ -73,8 +73,7 @@ def rnn_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
     dp = dh[:0]
     for now in reversed(steps):
         dh_t, da_t = dh[now], da[now]
-        goes_on = dh_t[: len(dp)]
-        goes_on += dp
+        hand_down(dp, dh_t)
         da_t *= dh_t
         dp = da_t.dot(w_back)  # handed down
     return da, _state_gradient(dp, ndim), np.concatenate(before).T @ da
@@ -102,7 +101,7 @@ def gru(
     p, before = first, []
     for now in steps:
         h_t, rp_t, c_t = h[now], rp[now], c[now]
-        p = p[: len(h_t)]
+        p = continued(p, len(h_t))
         before.append(p)
         zr_t = p.dot(w_zr)
         zr_t += a_zr[now]
@@ -141,8 +140,7 @@ def gru_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
     dp = dh[:0]
     for now in reversed(steps):
         dh_t, da_c_t, da_zr_t = dh[now], da_c[now], da_zr[now]
-        goes_on = dh_t[: len(dp)]
-        goes_on += dp
+        hand_down(dp, dh_t)
         da_c_t *= dh_t
         dp = da_c_t.dot(wc_back)  # d(r p)
         np.multiply(da_z[now], dh_t, out=da_zr_t[:, :H])
@@ -177,7 +175,7 @@ def lstm(
     (p, c), h_before, c_before = first, [], []
     for now in steps:
         g_t, h_t, cell_t, u_t = g[now], h[now], cell[now], u[now]
-        p, c = p[: len(h_t)], c[: len(h_t)]
+        p, c = continued(p, len(h_t)), continued(c, len(h_t))
         h_before.append(p)
         c_before.append(c)
         b = p.dot(w)
@@ -219,11 +217,9 @@ def lstm_backward(dy: np.ndarray, cache: LSTMCache) -> tuple[np.ndarray, ...]:
     dp = dbefore = dh[:0]
     for now in reversed(steps):
         dh_t, dc_t, slopes_t, da_t = dh[now], dc[now], slopes[:, now], da_gates[:, now]
-        goes_on = dh_t[: len(dp)]
-        goes_on += dp
+        hand_down(dp, dh_t)
         dc_t *= dh_t
-        goes_on = dc_t[: len(dp)]
-        goes_on += dbefore
+        hand_down(dbefore, dc_t)
         np.multiply(slopes_t[:3], dc_t, out=da_t[:3])
         np.multiply(slopes_t[3], dh_t, out=da_t[3])
         dbefore = dc_t * f[now]

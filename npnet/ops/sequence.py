@@ -4,6 +4,9 @@ A batch of sequences of different lengths is packed, as torch's PackedSequence h
 those of step 0 for every sequence, longest sequence first, then those of step 1 for the sequences
 that have one, and so on. sizes[t] sequences are alive at step t, the first sizes[t] of those at
 t - 1.
+
+Sequences that begin alike may have one row in common at step 0: sizes[0] is 1 then, and each of the
+sizes[1] rows that follow continues it.
 """
 
 from collections.abc import Sequence
@@ -12,6 +15,7 @@ from itertools import accumulate, pairwise
 import numpy as np
 
 from npnet.ops.checks import floating, upstream
+from npnet.ops.constants import sum_rows
 
 
 def causal_mean(x: np.ndarray, sizes: Sequence[int]) -> tuple[np.ndarray, tuple]:
@@ -23,7 +27,7 @@ def causal_mean(x: np.ndarray, sizes: Sequence[int]) -> tuple[np.ndarray, tuple]
     count = np.repeat(np.arange(1, len(sizes) + 1, dtype=x.dtype), sizes)[:, None]
     y = x.copy()
     for last, now in pairwise([y[step] for step in steps]):
-        now += last[: len(now)]
+        now += continued(last, len(now))
     y /= count
     return y, (steps, count, x.shape)
 
@@ -37,8 +41,7 @@ def causal_mean_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
     steps, count, shape = cache
     dx = upstream("causal_mean", dy, shape, count.dtype) / count
     for now, last in pairwise([dx[step] for step in reversed(steps)]):
-        goes_on = last[: len(now)]
-        goes_on += now
+        hand_down(now, last)
     return dx
 
 
@@ -71,10 +74,25 @@ def steps_of(op: str, x: np.ndarray, sizes: Sequence[int]) -> list[slice]:
     batch with these sizes."""
     floating(op, x, axes=2)
     sizes, ends = list(sizes), accumulate(sizes)
-    falling = sizes == sorted(sizes, reverse=True) and (not sizes or sizes[-1] >= 1)
+    after = sizes[1:] if sizes[:1] == [1] else sizes
+    falling = after == sorted(after, reverse=True) and (not after or after[-1] >= 1)
     if x.ndim != 2 or len(x) != sum(sizes) or not falling:
         raise ValueError(
-            f"{op}: expected a packed batch with sizes that never grow and add up to the rows, "
-            f"got {x.shape} and {sizes}"
+            f"{op}: expected a packed batch with sizes that never grow, but after a first of 1, "
+            f"and add up to the rows, got {x.shape} and {sizes}"
         )
     return [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+
+
+def continued(before: np.ndarray, n: int) -> np.ndarray:
+    """What each of n rows continues of the step before: its first n rows, or its only one."""
+    return before[:n] if n <= len(before) else before.repeat(n, axis=0)
+
+
+def hand_down(d: np.ndarray, dbefore: np.ndarray) -> None:
+    """Add the gradient d of what `continued` gave to dbefore."""
+    if len(d) > len(dbefore):
+        dbefore += sum_rows(d)
+    else:
+        goes_on = dbefore[: len(d)]
+        goes_on += d
