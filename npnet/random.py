@@ -77,7 +77,8 @@ class TorchGenerator:
             raise ValueError(f"seed must be in [-2^63, 2^64), got {seed}")
         with self._lock:
             self._seed = seed % 2**64
-            self._twister = np.random.RandomState(self._seed % 2**32)
+            self._twister = np.random.MT19937(0)
+            np.random.RandomState(self._twister).seed(self._seed % 2**32)
             # The end of the twister's current block, and how many of these are used.
             self._ahead, self._used = np.empty(0, np.uint32), 0
             self._kept: float | None = None  # the second normal of a scalar pair
@@ -95,7 +96,7 @@ class TorchGenerator:
         stream have equal states.
         """
         with self._lock:
-            key = self._twister.get_state(legacy=False)["state"]["key"]
+            key = self._twister.state["state"]["key"]
             position = _BLOCK - (self._ahead.size - self._used)
             kept, seed = self._kept, self._seed
         bits = np.float64(0.0 if kept is None else kept).view(np.uint64)
@@ -122,7 +123,8 @@ class TorchGenerator:
                 "and that must be finite"
             )
         with self._lock:
-            self._twister.set_state(("MT19937", key.astype(np.uint32), position, 0, 0.0))
+            twister: Any = {"key": key.astype(np.uint32), "pos": position}
+            self._twister.state = {"bit_generator": "MT19937", "state": twister}
             self._ahead, self._used = self._words(_BLOCK - position), 0
             self._kept, self._seed = kept if keeps else None, seed
 
@@ -295,17 +297,18 @@ class TorchGenerator:
         return drawn.reshape(*p.shape[:-1], k).astype(np.int64)
 
     def _words(self, n: int) -> np.ndarray:
-        return self._twister.randint(0, 2**32, n, dtype=np.uint32)
+        return self._twister.random_raw(n).astype(np.uint32)
 
     def _raw(self, n: int) -> np.ndarray:
         """The next n raws, to be read only. Whole blocks are made, so the twister's key is the
         current block's."""
         with self._lock:
-            rest = self._ahead[self._used :]
-            missing = n - rest.size
+            start, stop = self._used, self._used + n
+            missing = stop - self._ahead.size
             if missing <= 0:
-                self._used += n
-                return rest[:n]
+                self._used = stop
+                return self._ahead[start:stop]
+            rest = self._ahead[start:]
             fresh = self._words(-(-missing // _BLOCK) * _BLOCK)
             self._ahead, self._used = fresh[missing:].copy(), 0
             return np.concatenate([rest, fresh[:missing]])
