@@ -9,6 +9,7 @@ stop:
 import ctypes
 import math
 from collections.abc import Callable, Iterator
+from contextvars import copy_context
 from functools import cache, partial
 from typing import Any
 
@@ -64,15 +65,14 @@ def loop(
     keep_freed_memory()
     connect(model, ranks)
     share_update(model, optimizer, ranks)
+    quiet = copy_context()  # entered in no time, where np.errstate takes a microsecond
+    quiet.run(np.seterr, all="ignore")
     for step in range(start, steps):
         rate = schedule(step)
-        loss = _loss_and_grad(model, batches, accumulate, ranks)
+        loss = quiet.run(_loss_and_grad, model, batches, accumulate, ranks)
         if not math.isfinite(loss):
             raise Diverged(f"the loss is {loss} at step {step}, learning rate {rate:g}")
-        with np.errstate(all="ignore"):
-            if max_norm is not None:
-                clip_grad_norm(model.grad, max_norm)
-            optimizer.step(rate)
+        quiet.run(_update, model, optimizer, rate, max_norm)
         ranks.meet()
         yield step, loss
 
@@ -80,17 +80,21 @@ def loop(
 def _loss_and_grad(model: Model, batches: Batches, n: int, ranks: Alone) -> np.floating:
     """Mean loss of the next n batches, whose mean gradient is left in model.grad; the ranks add up
     once."""
+    if n == 1:
+        return add_up(model, share_loss_and_grad(model, *next(batches), ranks), ranks)
     loss: Any = 0
     grad: Any = 0
     for _ in range(n):
-        x, y = next(batches)
-        with np.errstate(all="ignore"):
-            loss = loss + share_loss_and_grad(model, x, y, ranks, dloss=1 / n) / n
-            if n > 1:
-                grad = grad + model.grad
-    if n > 1:
-        model.grad[...] = grad
+        loss = loss + share_loss_and_grad(model, *next(batches), ranks, dloss=1 / n) / n
+        grad = grad + model.grad
+    model.grad[...] = grad
     return add_up(model, loss, ranks)
+
+
+def _update(model: Model, optimizer: Optimizer, rate: float, max_norm: float | None) -> None:
+    if max_norm is not None:
+        clip_grad_norm(model.grad, max_norm)
+    optimizer.step(rate)
 
 
 def fit(
