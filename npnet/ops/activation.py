@@ -50,7 +50,7 @@ def tanh_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
     (y,) = cache
     dy = upstream("tanh", dy, y.shape, y.dtype)
     dx = np.asarray(y * y)
-    np.subtract(1, dx, out=dx)
+    np.subtract(number(1, dx.dtype), dx, out=dx)
     dx *= dy
     return dx
 

@@ -55,7 +55,8 @@ def as_rows(x: np.ndarray) -> np.ndarray:
 def within(ids: np.ndarray, n: int) -> bool:
     """Whether all are integers in [0, n), of a dtype that NumPy takes for indices. argmin is many
     times faster than min on so few."""
-    if ids.dtype.kind not in "iu" or ids.dtype == np.uint64:
+    kind = ids.dtype.kind
+    if kind != "i" and (kind != "u" or ids.dtype == np.uint64):
         return False
     return not ids.size or (ids.item(ids.argmin()) >= 0 and ids.item(ids.argmax()) < n)
 

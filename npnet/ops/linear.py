@@ -40,7 +40,7 @@ def embedding_backward(dy: np.ndarray, cache: tuple, out: np.ndarray | None = No
     ids = ids.reshape(-1)
     dy = dy.reshape(-1, C)
     if V <= _ONE_HOT_ROWS:
-        return np.matmul(one_hot(ids, V, dy.dtype).T, dy, out=out)
+        return _transposed_product(one_hot(ids, V, dy.dtype), dy, out)
     dtable = np.empty((V, C), dy.dtype) if out is None else out
     dtable.fill(0)
     np.add.at(dtable, ids, dy)
@@ -64,7 +64,8 @@ def linear(x: np.ndarray, w: np.ndarray, b: np.ndarray | None = None) -> tuple[n
     y = rows.dot(w)
     if b is not None:
         y += b
-    y = y.reshape(*x.shape[:-1], fan_out)
+    if rows is not x:
+        y = y.reshape(*x.shape[:-1], fan_out)
     return y, (rows, w, x.shape, b is not None, y.shape)
 
 
@@ -82,10 +83,11 @@ def linear_backward(
     There is one way for the shapes to fit, which is the quick check of all three.
     """
     x, w, shape, with_bias, y_shape = cache
-    dy = upstream("linear", dy, y_shape, x.dtype)
-    dy = dy.reshape(-1, w.shape[1])
-    dx = dy.dot(w.T).reshape(shape)
-    dw = np.matmul(x.T, dy, out=out[0])
+    dy = as_rows(upstream("linear", dy, y_shape, x.dtype))
+    dx = dy.dot(w.T)
+    if len(shape) != 2:
+        dx = dx.reshape(shape)
+    dw = _transposed_product(x, dy, out[0])
     if not with_bias:
         return dx, dw
     db = sum_rows(dy, out[1])
@@ -143,11 +145,18 @@ def embedding_linear_backward(
     dy = upstream("embedding_linear", dy, (*ids.shape[:-1], H), w.dtype).reshape(-1, H)
     K = ids.shape[-1]
     onehot = one_hot(ids, V, dy.dtype).reshape(-1, K * V)
-    dr = (onehot.T @ dy).reshape(K, V, H)
+    dr = onehot.T.dot(dy).reshape(K, V, H)
     dw = np.empty_like(w) if out[1] is None else out[1]
     np.matmul(table.T, dr, out=dw.reshape(K, C, H))
     dtable = np.add.reduce(dr @ w.reshape(K, C, H).swapaxes(1, 2), axis=0, out=out[0])
     return dtable, dw, sum_rows(dy, out[2])
+
+
+def _transposed_product(x: np.ndarray, dy: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+    """x (N, I), dy (N, O) -> x^T @ dy (I, O)."""
+    if out is None or out.flags.c_contiguous:
+        return x.T.dot(dy, out)
+    return np.matmul(x.T, dy, out=out)
 
 
 def _check(ids: np.ndarray, V: int) -> None:

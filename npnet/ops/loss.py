@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from npnet.ops.checks import floating, within
+from npnet.ops.checks import as_rows, floating, within
 from npnet.ops.constants import one_hot, ones
 
 
@@ -27,7 +27,7 @@ def cross_entropy(
             f"cross_entropy: logits {logits.shape} need targets {logits.shape[:-1]}, "
             f"got {targets.shape}"
         )
-    targets = targets.reshape(-1)
+    targets = targets.ravel()
     ignored, counted = None, len(targets)
     if 0 <= ignore_index < V or not within(targets, V):
         ignored = targets == ignore_index
@@ -43,7 +43,7 @@ def cross_entropy(
         raise ValueError(
             f"cross_entropy: every target is {ignore_index}, so there is nothing to average"
         )
-    z = logits.reshape(-1, V)
+    z = as_rows(logits)
     starts = np.arange(0, z.size, V)  # where each row begins
     # In rows as short as these the largest is found sooner by argmax than by max.
     z = z - z.take(starts + z.argmax(axis=1))[:, None]
@@ -74,4 +74,4 @@ def cross_entropy_backward(dloss: float, cache: tuple) -> np.ndarray:
     dlogits *= scale
     if ignored is not None:
         dlogits[ignored] = 0
-    return dlogits.reshape(shape)
+    return dlogits if len(shape) == 2 else dlogits.reshape(shape)

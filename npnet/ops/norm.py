@@ -19,22 +19,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npnet.ops.checks import as_rows, fitted, floating, upstream
-from npnet.ops.constants import ones, sum_rows
+from npnet.ops.constants import number, ones, sum_rows
 
 
 class BatchNormCache(NamedTuple):
     """centred (N, C) is x - mean, std the root of var + eps, slope gain / std; mean and squares,
-    the sum of the squared distances from it, both (C,), are those of the batch's n rows. total is
-    batch_norm's."""
+    the sum of the squared distances from it, both (C,), are those of the batch's n rows. n and
+    divisor are (), total is batch_norm's."""
 
     centred: np.ndarray
     std: np.ndarray
     slope: np.ndarray
-    divisor: int
+    divisor: np.ndarray
     mean: np.ndarray
     squares: np.ndarray
     shape: tuple[int, ...]
-    n: int
+    n: np.ndarray
     total: Callable | None
 
     @property
@@ -63,23 +63,23 @@ def batch_norm(
     """
     x, gain, bias = _with_parameters("batch_norm", x, gain, bias)
     rows = as_rows(x)
-    n = len(rows)
+    count = len(rows)
     mean = sum_rows(rows)
     if total is not None:
-        sums = total(np.append(mean, mean.dtype.type(n)))
-        mean, n = sums[:-1], int(sums[-1])
-    if n < 2:
+        sums = total(np.append(mean, mean.dtype.type(count)))
+        mean, count = sums[:-1], int(sums[-1])
+    if count < 2:
         raise ValueError(
-            f"batch_norm: a batch of {n} has no variance; training needs at least 2 rows"
+            f"batch_norm: a batch of {count} has no variance; training needs at least 2 rows"
         )
+    n, divisor = number(count, x.dtype), number(count - 1 if unbiased else count, x.dtype)
     mean /= n
     centred = rows - mean
     squares = sum_rows(centred * centred)
     if total is not None:
         total(squares)
-    divisor = n - 1 if unbiased else n
     std = squares / divisor
-    std += eps
+    std += number(eps, x.dtype)
     np.sqrt(std, out=std)
     if not std.dot(std) < np.inf:
         std = _root_of_large(centred.T, eps, divisor, total)
@@ -87,7 +87,7 @@ def batch_norm(
     y = centred * slope
     y += bias
     cache = BatchNormCache(centred, std, slope, divisor, mean, squares, x.shape, n, total)
-    return y.reshape(x.shape), cache
+    return (y if rows is x else y.reshape(x.shape)), cache
 
 
 def batch_norm_backward(
@@ -108,19 +108,18 @@ def batch_norm_backward(
     Of a share dgain and dbias are its own part of them, while dx needs those of the batch.
     """
     centred, std, slope, divisor, _, _, shape, n, total = cache
-    dy = upstream("batch_norm", dy, shape, centred.dtype).reshape(centred.shape)
+    dy = as_rows(upstream("batch_norm", dy, shape, centred.dtype))
     dgain = sum_rows(dy * centred, out[0])
     dgain /= std
     dbias = sum_rows(dy, out[1])
     own = dgain, dbias
     if total is not None:
         dgain, dbias = total(np.stack(own))
-    dx = centred * (dgain / (-divisor * std))  # through the variance
-    dx += dy  # directly
+    dx = dy - centred * (dgain / (divisor * std))  # directly and through the variance
     dx -= dbias / n  # through the mean
     dx *= slope
     dgain, dbias = own
-    return dx.reshape(shape), dgain, dbias
+    return (dx if len(shape) == 2 else dx.reshape(shape)), dgain, dbias
 
 
 def batch_norm_inference(
@@ -270,7 +269,7 @@ def _inverse_rms(rows: np.ndarray, eps: float) -> np.ndarray:
 
 
 def _root_of_large(
-    rows: np.ndarray, eps: float, divisor: int, total: Callable | None = None
+    rows: np.ndarray, eps: float, divisor: Any, total: Callable | None = None
 ) -> np.ndarray:
     """sqrt(sum(rows^2) / divisor + eps) of each row, (N, C) -> (N,), where a square may be too
     large for the dtype: the largest number is taken out first, of shares the sum of the largest."""
