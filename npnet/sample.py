@@ -19,6 +19,7 @@ from npnet.train import keep_freed_memory
 Chooser = Callable[..., np.ndarray]
 Watch = Callable[[int], object]
 COLDEST = 1e-6  # a temperature below it tells no logits apart that float32 does
+FEW = 20_000_000  # products that take less time than a step's calls
 
 
 def generate(
@@ -185,34 +186,35 @@ def continued(model: Model, choose: Chooser, context: np.ndarray, n: int) -> Ite
 
     A model with positions is asked about the last block_size ids, numbered from the first of them
     as in training. While they fit, its layers keep what they need; from then on every id has a new
-    number at each step, and all of them are computed again (npnet.sliding). The other models have
-    no such bound: a recurrent one has seen everything that came before, one that reads a window
-    sees the window.
+    number at each step, and all of them are computed again (npnet.sliding), in a small model from
+    the beginning. The other models have no such bound: a recurrent one has seen everything that
+    came before, one that reads a window sees the window.
     """
-    limit = model.config.block_size
-    state = model.start(1, limit)
+    limit, positional = model.config.block_size, model.positional
     ids = context[-limit:].astype(np.int64)
-    for number in ids if model.positional else context:
-        logits = model.step(np.array([number]), state)
-    read = None  # what is computed beforehand for the whole block, once it is full
+    transformer = model.kind == "transformer"
+    read = LastLogits(model) if transformer and limit * model.data.size < FEW else None
+    if read:
+        logits = read(ids)[None]
+    else:
+        state = model.start(1, limit)
+        for number in ids if positional else context:
+            logits = model.step(np.array([number]), state)
     for left in range(n, 0, -1):
         chosen = choose(logits)
         yield int(chosen[0])
         if left == 1:
             return
-        if not model.positional:
-            logits = model.step(chosen, state)
-        elif len(ids) < limit:
-            ids = np.append(ids, chosen)
-            logits = model.step(chosen, state)
+        full = positional and len(ids) == limit
+        ids = np.concatenate([ids, chosen])[-limit:]
+        if full and transformer:
+            read = read or LastLogits(model)
+        if read:
+            logits = read(ids)[None]
+        elif full:
+            logits = model.logits(ids[None])[:, -1]
         else:
-            ids[:-1] = ids[1:]
-            ids[-1:] = chosen
-            if model.kind == "transformer":
-                read = read or LastLogits(model)
-                logits = read(ids)[None]
-            else:
-                logits = model.logits(ids[None])[:, -1]
+            logits = model.step(chosen, state)
 
 
 def sort_by_novelty(

@@ -1,4 +1,4 @@
-"""The logits after a full block of running text, for the Transformer.
+"""The logits after a context of running text, for the Transformer.
 
 Once the context slides, every token has a new position at each step, and all T of them are computed
 again. `LastLogits` computes what `Model.logits` does, to rounding, in half the time: no cache is
@@ -6,23 +6,28 @@ kept, and what is constant is multiplied beforehand.
 
 - LayerNorm takes the mean off x. Whatever is added to x may have its mean taken off before, which
   for y @ w + b is that of each row of w, and of b. Then the mean of x is 0 throughout, and
-      xhat = (x - mean) / sqrt(var + eps) = sqrt(C) x / std,   std = sqrt(x . x + C eps).
+      xhat = (x - mean) / sqrt(var + eps) = sqrt(C) r,   r = x / sqrt(x . x + C eps).
 - Its gain and bias go into the product that follows:
-      (gain xhat + bias) @ w + b = (x / std) @ (sqrt(C) gain[:, None] w) + (bias @ w + b).
+      (gain xhat + bias) @ w + b = r @ (sqrt(C) gain[:, None] w) + (bias @ w + b).
 - The scale of the scores goes into the queries' columns of that w and b.
-- Of the last block only keys and values are needed of all positions. The query, and all that
-  follows, is the last position's alone.
+- Of the last block the last position alone is needed, so that its one query q meets all r[t]:
+      q . k[t] = q . (r[t] @ wk + bk) = (q @ wk^T) . r[t] + q . bk.
+  What is added to all scores alike does not change their softmax, and its weights p add up to 1:
+      (sum_t p[t] v[t]) @ w + b = (sum_t p[t] r[t]) @ (wv @ w) + (bv @ w + b).
+  With wq @ wk^T and wv @ w of each head multiplied beforehand, no key and no value is computed.
+- relu(h + b) = max(h, -b) + b, and that last b goes on, through the product, into the next bias.
 - No row's largest score is subtracted before exp. Should a sum of exponentials leave the middle of
   the numbers' range, `Model.logits` answers.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from npnet.layers import TiedLinear
+from npnet.layers import ReLU, TiedLinear
 from npnet.models import Model
-from npnet.ops.constants import ones, triangle
+from npnet.ops.constants import number, ones
 
 # No square of an activation overflows while the parameters are smaller than the first. What a sum
 # of exponentials between the others loses to underflow is far below its rounding.
@@ -30,91 +35,160 @@ _LARGEST_PARAMETER, _SMALLEST_SUM, _LARGEST_SUM = 1e3, 1e-20, 1e30
 
 
 class LastLogits:
-    """ids (T,) -> logits (V,) after them, T being the Transformer's block_size. The parameters are
+    """ids (T,) -> logits (V,) after them, T up to the Transformer's block_size. The parameters are
     those that the model has when this is made."""
 
     def __init__(self, model: Model) -> None:
         layers: Any = model.network.layers
         T, C = model.config.block_size, model.config.n_embd
         self.model, self.small = model, bool(np.abs(model.data).max() < _LARGEST_PARAMETER)
-        embedding, norm, blocks = (layers[name] for name in ("embedding", "norm", "blocks"))
+        embedding, norm = layers["embedding"], layers["norm"]
         self.token = _centred(embedding.token.weight.data)
         self.position = _centred(embedding.position.data)
-        self.eps = C * norm.eps
+        self.eps = number(C * norm.eps, model.data.dtype)
+        *blocks, last = [block.layers for block in layers["blocks"].layers.values()]
         with np.errstate(over="ignore", invalid="ignore"):  # then they are not small
-            self.blocks = [_Block(block.layers, T) for block in blocks.layers.values()]
-            self.head = _after_norm(norm, layers["head"], 1)
+            self.blocks = [(_Attention(b["attention"], T), _MLP(b["mlp"], T)) for b in blocks]
+            self.last = _LastAttention(last["attention"]), _MLP(last["mlp"], 1)
+            self.head = _after_norm(norm, layers["head"])
 
     def __call__(self, ids: np.ndarray) -> np.ndarray:
         if self.small:
             with np.errstate(all="ignore"):
                 logits, sums = self._read(ids)
-                if sums.min() > _SMALLEST_SUM and sums.max() < _LARGEST_SUM:
-                    return logits
+                smallest, largest = sums.item(sums.argmin()), sums.item(sums.argmax())
+            if smallest > _SMALLEST_SUM and largest < _LARGEST_SUM:
+                return logits
         return self.model.logits(ids[None])[0, -1]
 
     def _read(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """logits, and the sums of exponentials that weights were divided by."""
+        attention, mlp = self.last
+        sums = np.empty((len(self.blocks) + 1, attention.n_head, len(ids)), self.token.dtype)
+        sums[-1] = 1
         x = self.token.take(ids, axis=0)
-        x += self.position
-        T, C = x.shape
-        one, below = ones(T, x.dtype), triangle(T, x.dtype)
-        sums = np.ones((len(self.blocks), self.blocks[0].n_head, T), x.dtype)
-        for block, total in zip(self.blocks, sums, strict=True):
-            qkv = self._product(x, block.qkv)
-            q, k, v = qkv.reshape(T, 3, block.n_head, -1).transpose(1, 2, 0, 3)  # (n_head, T, D)
-            rows = slice(T - 1 if block is self.blocks[-1] else 0, T)
-            x, total = x[rows], total[:, rows]
-            p = q[:, rows] @ k.swapaxes(1, 2)
-            np.exp(p, out=p)
-            p *= below[rows]
-            np.matmul(p, one, out=total)
-            y = np.empty((len(x), block.n_head, C // block.n_head), x.dtype)
-            np.divide(p @ v, total[..., None], out=y.swapaxes(0, 1))
-            w, b = block.projection
-            x += y.reshape(x.shape) @ w
-            x += b[rows]
-            h, _ = block.activation.forward(self._product(x, block.up))
-            w, b = block.down
-            x += h @ w
-            x += b[rows]
-        return self._product(x, self.head)[0], sums
+        x += self.position[: len(ids)]
+        for (before, after), total in zip(self.blocks, sums[:-1], strict=True):
+            before(x, self._normed(x), total)
+            after(x, self._normed(x))
+        x = attention(x, self._normed(x), sums[-1, :, -1])
+        mlp(x, self._normed(x))
+        w, b = self.head
+        return self._normed(x)[0].dot(w) + b, sums
 
-    def _product(self, x: np.ndarray, linear: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        """The norm of x and the product after it."""
-        w, b = linear
-        y = x / np.sqrt(np.vecdot(x, x) + self.eps)[:, None] @ w
-        y += b[: len(y)]
+    def _normed(self, x: np.ndarray) -> np.ndarray:
+        """r of x, see above."""
+        std = np.vecdot(x, x)
+        std += self.eps
+        np.sqrt(std, out=std)
+        return x / std[:, None]
+
+
+class _Attention:
+    """Biases stand once for each of T rows: equal shapes are added faster."""
+
+    def __init__(self, branch: Any, T: int) -> None:
+        self.n_head, (w, b), projection = _heads(branch)
+        self.qkv = w, np.tile(b, (T, 1))
+        self.projection = _before_norm(projection, T)
+        self.below = _below(self.n_head, T, w.dtype)
+
+    def __call__(self, x: np.ndarray, r: np.ndarray, sums: np.ndarray) -> None:
+        """x (T, C) += what the branch makes of r; sums (n_head, T)."""
+        (T, C), H = x.shape, self.n_head
+        w, b = self.qkv
+        qkv = r.dot(w)
+        qkv += b[:T]
+        q, k, v = qkv.reshape(T, 3, H, C // H).transpose(1, 2, 0, 3)
+        p = q @ k.swapaxes(1, 2)
+        np.exp(p, out=p)
+        p *= self.below[:, :T, :T]
+        np.matmul(p, ones(T, x.dtype), out=sums)
+        p /= sums[..., None]
+        y = np.empty((T, H, C // H), x.dtype)
+        np.matmul(p, v, out=y.swapaxes(0, 1))
+        w, b = self.projection
+        x += y.reshape(T, C).dot(w)
+        x += b[:T]
+
+
+class _LastAttention:
+    """That of the last position alone."""
+
+    def __init__(self, branch: Any) -> None:
+        self.n_head, (w, b), projection = _heads(branch)
+        C, H = len(w), self.n_head
+        wq, wk, wv = w.reshape(C, 3, H, C // H).transpose(1, 2, 0, 3)  # (H, C, D)
+        bq, _, bv = b.reshape(3, H, 1, C // H)
+        w, b = _before_norm(projection, 1)
+        self.query = np.concatenate(wq @ wk.swapaxes(1, 2), axis=1)
+        self.query_bias = (bq @ wk.swapaxes(1, 2)).reshape(1, H * C)
+        self.value = (wv @ w.reshape(H, C // H, C)).reshape(H * C, C)
+        self.value_bias = bv.reshape(1, C) @ w + b
+
+    def __call__(self, x: np.ndarray, r: np.ndarray, sums: np.ndarray) -> np.ndarray:
+        """x and r (T, C) -> the last row, (1, C), with what the branch adds; sums (n_head,)."""
+        T, C = x.shape
+        q = r[-1:].dot(self.query)
+        q += self.query_bias
+        p = q.reshape(self.n_head, C).dot(r.T)
+        np.exp(p, out=p)
+        np.matmul(p, ones(T, x.dtype), out=sums)
+        p /= sums[:, None]
+        y = p.dot(r).reshape(1, -1).dot(self.value)
+        y += self.value_bias
+        y += x[-1:]
         return y
 
 
-class _Block:
-    """What a block multiplies by and adds, as (w, b) with b once for each of T rows: equal shapes
-    are added faster."""
+class _MLP:
+    def __init__(self, branch: Any, rows: int) -> None:
+        layers = branch.layers
+        self.up, b = _after_norm(layers["norm"], layers["up"])
+        self.down, c = _before_norm(layers["down"], rows)
+        self.activation = layers["activation"]
+        self.relu = isinstance(self.activation, ReLU)
+        self.bias = np.tile(-b if self.relu else b, (rows, 1))
+        self.down_bias = c + b @ self.down if self.relu else c
 
-    def __init__(self, layers: Any, T: int) -> None:
-        attention, mlp = layers["attention"].layers, layers["mlp"].layers
-        self.n_head, scale = attention["heads"].n_head, attention["heads"].scale
-        self.qkv = _after_norm(attention["norm"], attention["qkv"], T)
-        C = len(self.qkv[0])
-        for array in self.qkv:
-            array[:, :C] *= (C // self.n_head) ** -0.5 if scale is None else scale
-        self.projection = _before_norm(attention["projection"], T)
-        self.up = _after_norm(mlp["norm"], mlp["up"], T)
-        self.down = _before_norm(mlp["down"], T)
-        self.activation = mlp["activation"]
+    def __call__(self, x: np.ndarray, r: np.ndarray) -> None:
+        """x (T, C) += what the branch makes of r."""
+        h = r.dot(self.up)
+        if self.relu:
+            np.maximum(h, self.bias[: len(h)], out=h)
+        else:
+            h += self.bias[: len(h)]
+            h, _ = self.activation.forward(h)
+        x += h.dot(self.down)
+        x += self.down_bias[: len(x)]
 
 
-def _after_norm(norm: Any, linear: Any, T: int) -> tuple[np.ndarray, np.ndarray]:
+@lru_cache(maxsize=8)
+def _below(n_head: int, T: int, dtype: np.dtype) -> np.ndarray:
+    """(n_head, T, T), 1 on and below the diagonal: what each position may look at."""
+    return np.tile(np.tri(T, dtype=dtype), (n_head, 1, 1))
+
+
+def _heads(branch: Any) -> tuple[int, tuple[np.ndarray, np.ndarray], Any]:
+    """An attention's n_head, w and b of its queries, keys and values, and its projection."""
+    layers = branch.layers
+    n_head, scale = layers["heads"].n_head, layers["heads"].scale
+    w, b = _after_norm(layers["norm"], layers["qkv"])
+    C = len(w)
+    for array in (w, b):
+        array[..., :C] *= (C // n_head) ** -0.5 if scale is None else scale
+    return n_head, (w, b), layers["projection"]
+
+
+def _after_norm(norm: Any, linear: Any) -> tuple[np.ndarray, np.ndarray]:
     w, b = _parameters(linear)
-    if norm.bias is not None:
-        b = norm.bias.data @ w + b
-    return len(w) ** 0.5 * norm.weight.data[:, None] * w, np.tile(b, (T, 1))
+    b = b.copy() if norm.bias is None else norm.bias.data @ w + b
+    return len(w) ** 0.5 * norm.weight.data[:, None] * w, b
 
 
-def _before_norm(linear: Any, T: int) -> tuple[np.ndarray, np.ndarray]:
+def _before_norm(linear: Any, rows: int) -> tuple[np.ndarray, np.ndarray]:
     w, b = _parameters(linear)
-    return _centred(w), np.tile(_centred(b), (T, 1))
+    return _centred(w), np.tile(_centred(b), (rows, 1))
 
 
 def _parameters(linear: Any) -> tuple[np.ndarray, np.ndarray]:

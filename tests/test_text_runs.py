@@ -13,7 +13,7 @@ from npnet.data import DataError
 from npnet.models import BUILDERS, build
 from npnet.presets import PRESETS, RunningText, Shakespeare, named
 from npnet.random import TorchGenerator
-from npnet.sample import chooser, continued, generate, generate_text
+from npnet.sample import FEW, chooser, continued, generate, generate_text
 from npnet.score import line_extremes, score_text, table
 from npnet.text import Text, TextVocabulary, read_text
 from npnet.train import evaluate
@@ -238,12 +238,16 @@ def last_logits(model, ids):
     return logits if model.windowed else logits[:, -1]
 
 
+@pytest.mark.parametrize("few", [0, FEW])
 @pytest.mark.parametrize("n_prompt", [1, 3, 8, 9, 20])
 @pytest.mark.parametrize("name", TYPES)
-def test_the_context_slides_as_without_a_cache(name, n_prompt):
+def test_the_context_slides_as_without_a_cache(name, n_prompt, few, monkeypatch):
     """mlp_makemore's window and the recurrent states have seen more than the last block: they are
-    asked about everything."""
-    model = model_of(name)
+    asked about everything. A small Transformer reads the whole context from the beginning."""
+    monkeypatch.setattr("npnet.sample.FEW", few)
+    model, steps = model_of(name), []
+    step = model.step
+    model.step = lambda *args: steps.append(1) or step(*args)
     prompt = np.random.default_rng(1).integers(0, 7, n_prompt)
     ids, seen, rng = prompt.tolist(), [], np.random.default_rng(2)
 
@@ -256,6 +260,7 @@ def test_the_context_slides_as_without_a_cache(name, n_prompt):
     for logits, number in zip(seen, drawn, strict=True):
         np.testing.assert_allclose(logits, last_logits(model, ids), rtol=1e-9, atol=1e-9)
         ids.append(number)
+    assert bool(steps) != (model.kind == "transformer" and few > 0)
 
 
 def test_characters_come_one_by_one():
