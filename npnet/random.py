@@ -524,9 +524,9 @@ def _check_probabilities(p: np.ndarray, k: int, replacement: bool) -> None:
         )
     if k < 1:
         raise ValueError(f"num_samples must be at least 1, got {k}")
-    if not (p.min(initial=0) >= 0 and p.max(initial=0) < np.inf):
+    if p.size and not (p.item(p.argmin()) >= 0 and p.item(p.argmax()) < np.inf):
         raise ValueError("probs must be finite and not negative")
-    if not p.any(-1).all():
+    if np.count_nonzero(p.any(-1)) * p.shape[-1] < p.size:
         raise ValueError("probs must have a positive sum, in every row")
     if not replacement and k > 1 and k > np.count_nonzero(p, -1).min(initial=p.shape[-1]):
         raise ValueError(

@@ -10,6 +10,8 @@ kept, and what is constant is multiplied beforehand.
 - Its gain and bias go into the product that follows:
       (gain xhat + bias) @ w + b = r @ (sqrt(C) gain[:, None] w) + (bias @ w + b).
 - The scale of the scores goes into the queries' columns of that w and b.
+- The first block's queries, keys and values depend on token and position alone. Where a table of
+  all of them is small it is made, and they are looked up.
 - Of the last block the last position alone is needed, so that its one query q meets all r[t]:
       q . k[t] = q . (r[t] @ wk + bk) = (q @ wk^T) . r[t] + q . bk.
   What is added to all scores alike does not change their softmax, and its weights p add up to 1:
@@ -32,6 +34,7 @@ from npnet.ops.constants import number, ones
 # No square of an activation overflows while the parameters are smaller than the first. What a sum
 # of exponentials between the others loses to underflow is far below its rounding.
 _LARGEST_PARAMETER, _SMALLEST_SUM, _LARGEST_SUM = 1e3, 1e-20, 1e30
+LARGEST_TABLE = 1 << 21  # numbers
 
 
 class LastLogits:
@@ -51,6 +54,12 @@ class LastLogits:
             self.blocks = [(_Attention(b["attention"], T), _MLP(b["mlp"], T)) for b in blocks]
             self.last = _LastAttention(last["attention"]), _MLP(last["mlp"], 1)
             self.head = _after_norm(norm, layers["head"])
+            self.table = None
+            if self.blocks and 3 * T * self.token.size <= LARGEST_TABLE:
+                w, b = self.blocks[0][0].qkv
+                x = self.position[:, None] + self.token
+                self.table = self._normed(x.reshape(-1, C)) @ w + b[0]
+        self.first = np.arange(T) * len(self.token)  # row of the table for each position
 
     def __call__(self, ids: np.ndarray) -> np.ndarray:
         if self.small:
@@ -68,8 +77,14 @@ class LastLogits:
         sums[-1] = 1
         x = self.token.take(ids, axis=0)
         x += self.position[: len(ids)]
-        for (before, after), total in zip(self.blocks, sums[:-1], strict=True):
-            before(x, self._normed(x), total)
+        for i, (before, after) in enumerate(self.blocks):
+            if i == 0 and self.table is not None:
+                qkv = self.table.take(self.first[: len(ids)] + ids, axis=0)
+            else:
+                w, b = before.qkv
+                qkv = self._normed(x).dot(w)
+                qkv += b[: len(ids)]
+            before(x, qkv, sums[i])
             after(x, self._normed(x))
         x = attention(x, self._normed(x), sums[-1, :, -1])
         mlp(x, self._normed(x))
@@ -93,12 +108,10 @@ class _Attention:
         self.projection = _before_norm(projection, T)
         self.below = _below(self.n_head, T, w.dtype)
 
-    def __call__(self, x: np.ndarray, r: np.ndarray, sums: np.ndarray) -> None:
-        """x (T, C) += what the branch makes of r; sums (n_head, T)."""
+    def __call__(self, x: np.ndarray, qkv: np.ndarray, sums: np.ndarray) -> None:
+        """x (T, C) += what the branch makes of its queries, keys and values (T, 3C); sums
+        (n_head, T)."""
         (T, C), H = x.shape, self.n_head
-        w, b = self.qkv
-        qkv = r.dot(w)
-        qkv += b[:T]
         q, k, v = qkv.reshape(T, 3, H, C // H).transpose(1, 2, 0, 3)
         p = q @ k.swapaxes(1, 2)
         np.exp(p, out=p)

@@ -5,7 +5,7 @@ import pytest
 
 from npnet.models import STYLES, Config, build
 from npnet.random import TorchGenerator
-from npnet.sliding import LastLogits
+from npnet.sliding import LARGEST_TABLE, LastLogits
 
 
 def made(style="makemore", block_size=6, scale=0.5, **sizes):
@@ -29,9 +29,12 @@ def differences(model):
     return found
 
 
+@pytest.mark.parametrize("table", [0, LARGEST_TABLE])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("style", STYLES)
-def test_every_style_gives_the_models_logits(style, tied):
+def test_every_style_gives_the_models_logits(style, tied, table, monkeypatch):
+    monkeypatch.setattr("npnet.sliding.LARGEST_TABLE", table)
+    assert (LastLogits(made(style)).table is None) == (table == 0)
     assert max(differences(made(style, tie_weights=tied))) < 1e-12
     assert max(differences(made(style, tie_weights=tied, dtype="float32"))) < 1e-4
 
