@@ -68,17 +68,17 @@ def observe(model: Model, x: np.ndarray, y: np.ndarray) -> list[Observed]:
     every gradient is left in model.grad.
     """
     layers = chain(model)
-    outs, caches = [], []
+    outs, passed = [], []
     h, y, packing = model.packed(x, y, apart=True)
     for layer in layers:
-        h, (cache,) = Sequential(layer).forward(h, True, packing)
+        h, cache = Sequential(layer).forward(h, True, packing)
         outs.append(h)
-        caches.append(cache)
+        passed += cache
     _, cache = ops.cross_entropy(h, y)
     grads, dh = [], ops.cross_entropy_backward(1.0, cache)
-    for layer in reversed(layers):
+    for layer, cache in reversed(passed):
         grads.append(dh)
-        dh = layer.backward(dh, caches.pop())
+        dh = layer.backward(dh, cache)
     counted = (
         (layer, k) for k, layer in enumerate(layers) if isinstance(layer, (Linear, BatchNorm, Tanh))
     )

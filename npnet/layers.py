@@ -148,11 +148,11 @@ class Sequential(AlongTime):
                 x, cache = layer.forward(x, training, packing)
             else:
                 x, cache = layer.forward(x, training)
-            caches.append(cache)
+            caches.append((layer, cache))
         return x, caches
 
     def backward(self, dy: np.ndarray, cache: Any) -> Any:
-        for layer, layer_cache in zip(reversed(self.layers.values()), reversed(cache), strict=True):
+        for layer, layer_cache in reversed(cache):
             dy = layer.backward(dy, layer_cache)
         return dy
 

@@ -65,16 +65,23 @@ def loop(
     keep_freed_memory()
     connect(model, ranks)
     share_update(model, optimizer, ranks)
-    quiet = copy_context()  # entered in no time, where np.errstate takes a microsecond
-    quiet.run(np.seterr, all="ignore")
-    for step in range(start, steps):
+
+    def update(step: int) -> np.floating:
         rate = schedule(step)
-        loss = quiet.run(_loss_and_grad, model, batches, accumulate, ranks)
+        loss = _loss_and_grad(model, batches, accumulate, ranks)
         if not math.isfinite(loss):
             raise Diverged(f"the loss is {loss} at step {step}, learning rate {rate:g}")
-        quiet.run(_update, model, optimizer, rate, max_norm)
+        if max_norm is not None:
+            clip_grad_norm(model.grad, max_norm)
+        optimizer.step(rate)
         ranks.meet()
-        yield step, loss
+        return loss
+
+    # NumPy's error state is part of a context, and entering that costs nothing beside np.errstate.
+    quiet = copy_context()
+    quiet.run(np.seterr, all="ignore")
+    for step in range(start, steps):
+        yield step, quiet.run(update, step)
 
 
 def _loss_and_grad(model: Model, batches: Batches, n: int, ranks: Alone) -> np.floating:
@@ -89,12 +96,6 @@ def _loss_and_grad(model: Model, batches: Batches, n: int, ranks: Alone) -> np.f
         grad = grad + model.grad
     model.grad[...] = grad
     return add_up(model, loss, ranks)
-
-
-def _update(model: Model, optimizer: Optimizer, rate: float, max_norm: float | None) -> None:
-    if max_norm is not None:
-        clip_grad_norm(model.grad, max_norm)
-    optimizer.step(rate)
 
 
 def fit(
