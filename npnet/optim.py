@@ -96,6 +96,7 @@ class AdamW(Optimizer):
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
         # As arrays, for a Python number is converted again in every call.
         self._shares = [np.asarray(b, data.dtype) for beta in betas for b in (beta, 1 - beta)]
+        self._number = np.zeros((), data.dtype)
         self.mean, self.square = np.zeros_like(data), np.zeros_like(data)
         self.count = np.zeros((), np.int64)
         super().__init__(data, grad, mean=self.mean, square=self.square, count=self.count)
@@ -103,11 +104,13 @@ class AdamW(Optimizer):
 
     def step(self, lr: float) -> None:
         beta1, beta2 = self.betas
-        self.count[...] = t = int(self.count) + 1
+        self.count[...] = t = self.count.item() + 1
         root = math.sqrt(1 - beta2**t)
+        number = self._number
         if self.weight_decay:
+            number[...] = 1 - lr * self.weight_decay
             for part in self.decayed:
-                part *= 1 - lr * self.weight_decay
+                part *= number
         keep1, add1, keep2, add2 = self._shares
         scratch = self.grad * add1
         self.mean *= keep1
@@ -117,9 +120,11 @@ class AdamW(Optimizer):
         self.square *= keep2
         self.square += scratch
         np.sqrt(self.square, out=scratch)
-        scratch += self.eps * root
+        number[...] = self.eps * root
+        scratch += number
         np.divide(self.mean, scratch, out=scratch)
-        scratch *= lr * root / (1 - beta1**t)
+        number[...] = lr * root / (1 - beta1**t)
+        scratch *= number
         self.data -= scratch
 
     def move(
