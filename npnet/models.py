@@ -141,6 +141,8 @@ class Model:
 
     def __init__(self, network: Sequential, config: Config, kind: str) -> None:
         self.network, self.config, self.kind = network, config, kind
+        # Whether it reads a window of the last block_size tokens and has one output for it.
+        self.windowed = BUILDERS[kind].windowed
         self._along_time = any(
             isinstance(layer, AlongTime) and not isinstance(layer, Sequential)
             for _, layer in network.walk()
@@ -244,11 +246,6 @@ class Model:
         alike = self._once and not apart and first == first[:1] * len(first)
         packing = Packing(scored_lengths(counts), alike)
         return packing.pack(x), packing.targets(y), packing
-
-    @property
-    def windowed(self) -> bool:
-        """Whether it reads a window of the last block_size tokens and has one output for it."""
-        return BUILDERS[self.kind].windowed
 
     @property
     def positional(self) -> bool:

@@ -24,7 +24,8 @@ def embedding(ids: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, tuple]:
     alone would count a negative one from the end.
     """
     floating("embedding", table, axes=2)
-    _check(ids, len(table))
+    if not within(ids, len(table)):
+        raise _outside(ids, len(table))
     return table.take(ids, axis=0), (ids, table.shape, table.dtype)
 
 
@@ -37,8 +38,7 @@ def embedding_backward(dy: np.ndarray, cache: tuple, out: np.ndarray | None = No
     """
     ids, (V, C), dtype = cache
     dy = upstream("embedding", dy, (*ids.shape, C), dtype)
-    ids = ids.reshape(-1)
-    dy = dy.reshape(-1, C)
+    ids, dy = ids.ravel(), as_rows(dy)
     if V <= _ONE_HOT_ROWS:
         return _transposed_product(one_hot(ids, V, dy.dtype), dy, out)
     dtable = np.empty((V, C), dy.dtype) if out is None else out
@@ -115,7 +115,8 @@ def embedding_linear(
         x, looked_up = embedding(ids, table)
         y, multiplied = linear(x.reshape(*ids.shape[:-1], K * C), w, b)
         return y, (None, looked_up, multiplied)
-    _check(ids, V)
+    if not within(ids, V):
+        raise _outside(ids, V)
     rows = table @ w.reshape(K, C, H)
     rows[0] += b
     columns = ids.reshape(-1, K).T.copy()
@@ -159,13 +160,10 @@ def _transposed_product(x: np.ndarray, dy: np.ndarray, out: np.ndarray | None) -
     return np.matmul(x.T, dy, out=out)
 
 
-def _check(ids: np.ndarray, V: int) -> None:
-    if not within(ids, V):
-        raise ValueError(f"embedding: ids must be integers from 0 to {V - 1}, got {_range(ids)}")
-
-
-def _range(ids: np.ndarray) -> str:
+def _outside(ids: np.ndarray, V: int) -> ValueError:
     ids = np.asarray(ids)
     if ids.dtype.kind not in "iu" or ids.dtype == np.uint64:
-        return f"dtype {ids.dtype}"
-    return f"values from {ids.min()} to {ids.max()}"
+        got = f"dtype {ids.dtype}"
+    else:
+        got = f"values from {ids.min()} to {ids.max()}"
+    return ValueError(f"embedding: ids must be integers from 0 to {V - 1}, got {got}")

@@ -21,12 +21,12 @@ def cross_entropy(
     then add up to the mean, and so do their gradients. A share may have none that counts.
     """
     floating("cross_entropy", logits, axes=1)
-    V = logits.shape[-1]
-    if targets.shape != logits.shape[:-1]:
+    shape = logits.shape
+    if targets.shape != shape[:-1]:
         raise ValueError(
-            f"cross_entropy: logits {logits.shape} need targets {logits.shape[:-1]}, "
-            f"got {targets.shape}"
+            f"cross_entropy: logits {shape} need targets {shape[:-1]}, got {targets.shape}"
         )
+    V = shape[-1]
     targets = targets.ravel()
     ignored, counted = None, len(targets)
     if 0 <= ignore_index < V or not within(targets, V):
@@ -55,7 +55,7 @@ def cross_entropy(
     nll -= target_z
     if ignored is not None:
         nll[ignored] = 0
-    return np.add.reduce(nll) / n, (p, targets, ignored, n, logits.shape)
+    return np.add.reduce(nll) / n, (p, targets, ignored, n, shape)
 
 
 def cross_entropy_backward(dloss: float, cache: tuple) -> np.ndarray:
@@ -67,7 +67,7 @@ def cross_entropy_backward(dloss: float, cache: tuple) -> np.ndarray:
     true. Each row adds up to 0.
     """
     p, targets, ignored, n, shape = cache
-    scale = p.dtype.type(dloss) / n
+    scale = np.array(dloss / n, p.dtype)
     if scale.ndim:
         raise ValueError(f"cross_entropy_backward: dloss must be a number, got {np.shape(dloss)}")
     dlogits = p - one_hot(targets, p.shape[1], p.dtype)
