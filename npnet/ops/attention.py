@@ -118,7 +118,7 @@ def _softmax(q: np.ndarray, k: np.ndarray, scale: float, start: int) -> np.ndarr
     with np.errstate(over="ignore", invalid="ignore"):
         p = q @ k.swapaxes(-1, -2)
         p *= scale
-    if p.size and max(p.max(), -p.min()) <= _SAFE_SCORE:
+    if p.size and max(p.item(p.argmax()), -p.item(p.argmin())) <= _SAFE_SCORE:
         np.exp(p, out=p)
         p[..., start:] *= triangle(q.shape[-2], p.dtype)
     else:
@@ -131,7 +131,7 @@ def _row_sums(a: np.ndarray) -> np.ndarray:
     """The sum of each row, (..., n, m) -> (..., n, 1), in one product: one for each pair of a
     sequence and a head costs twice as much, and vecdot three times for rows of 16."""
     *lead, m = a.shape
-    return (a.reshape(math.prod(lead), m) @ ones(m, a.dtype)).reshape(*lead, 1)
+    return a.reshape(math.prod(lead), m).dot(ones(m, a.dtype)).reshape(*lead, 1)
 
 
 def _large_scores(

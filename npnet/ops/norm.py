@@ -179,14 +179,15 @@ def layer_norm(
     rows = as_rows(x)
     C = rows.shape[1]
     mean = rows.dot(ones(C, x.dtype))
-    mean /= C
+    mean /= number(C, x.dtype)
     xhat = rows - mean[:, None]
     inv = _inverse_rms(xhat, eps)
     xhat *= inv
     y = xhat * gain
     if bias is not None:
         y += bias
-    return y.reshape(x.shape), (xhat, gain, inv, bias is not None, x.shape)
+    cache = xhat, gain, inv, bias is not None, x.shape
+    return (y if rows is x else y.reshape(x.shape)), cache
 
 
 def layer_norm_backward(
@@ -200,18 +201,18 @@ def layer_norm_backward(
     with the channels of one row in place of the batch.
     """
     xhat, gain, inv, with_bias, shape = cache
-    dy = upstream("layer_norm", dy, shape, xhat.dtype).reshape(xhat.shape)
-    C = dy.shape[1]
+    dy = as_rows(upstream("layer_norm", dy, shape, xhat.dtype))
+    C = number(len(gain), dy.dtype)
     dgain = sum_rows(dy * xhat, out[0])
     g = dy * gain
-    mean = g.dot(ones(C, dy.dtype))
+    mean = g.dot(ones(len(gain), dy.dtype))
     mean /= C
     projection = np.vecdot(g, xhat)
     projection /= C
     g -= mean[:, None]  # through the mean
     g -= xhat * projection[:, None]  # through the variance
     g *= inv
-    dx = g.reshape(shape)
+    dx = g if len(shape) == 2 else g.reshape(shape)
     return (dx, dgain, sum_rows(dy, out[1])) if with_bias else (dx, dgain)
 
 
@@ -230,7 +231,7 @@ def rms_norm(
     inv = _inverse_rms(rows, eps)
     xhat = rows * inv
     y = xhat if gain is None else xhat * gain
-    return y.reshape(x.shape), (xhat, gain, inv, x.shape)
+    return (y if rows is x else y.reshape(x.shape)), (xhat, gain, inv, x.shape)
 
 
 def rms_norm_backward(
@@ -243,13 +244,14 @@ def rms_norm_backward(
         dx = inv g - inv^3 x sum(g x)/C = inv (g - xhat mean(g xhat)).
     """
     xhat, gain, inv, shape = cache
-    dy = upstream("rms_norm", dy, shape, xhat.dtype).reshape(xhat.shape)
+    dy = as_rows(upstream("rms_norm", dy, shape, xhat.dtype))
     g = dy if gain is None else dy * gain
     projection = np.vecdot(g, xhat)
-    projection /= dy.shape[1]
+    projection /= number(dy.shape[1], dy.dtype)
     dx = g - xhat * projection[:, None]
     dx *= inv
-    dx = dx.reshape(shape)
+    if len(shape) != 2:
+        dx = dx.reshape(shape)
     if gain is None:
         return dx
     return dx, sum_rows(dy * xhat, out[0])
@@ -257,10 +259,9 @@ def rms_norm_backward(
 
 def _inverse_rms(rows: np.ndarray, eps: float) -> np.ndarray:
     """(mean(rows^2) + eps)^(-1/2) of each row: (N, C) -> (N, 1)."""
-    with np.errstate(over="ignore"):
-        inv = np.vecdot(rows, rows)
-    inv /= rows.shape[1]
-    inv += eps
+    inv = np.vecdot(rows, rows)
+    inv /= number(rows.shape[1], inv.dtype)
+    inv += number(eps, inv.dtype)
     np.sqrt(inv, out=inv)
     if not inv.dot(inv) < np.inf:
         inv = _root_of_large(rows, eps, rows.shape[1])
