@@ -172,7 +172,7 @@ WRONG: tuple[Wrong, ...] = (
     ),
     *of(
         "linear",
-        (ORDER, "dx", "backward", "dy.dot(w.T)", "dy.dot(w.reshape(w.shape[::-1]))",
+        (ORDER, "dx", "_product_with_transposed", "else w.T", "else w.reshape(w.shape[::-1])",
          "reshape in the place of the transpose, dx"),
         (ORDER, "dw", "backward", "_transposed_product(x, dy,", "_transposed_product(x.reshape(x.shape[::-1]).T, dy,",
          "reshape in the place of the transpose, dw"),
@@ -204,7 +204,7 @@ WRONG: tuple[Wrong, ...] = (
          "the blocks of the weight in reverse"),
         (UPSTREAM, "d", "backward", "onehot.T.dot(dy)", "onehot.T.dot(np.ones_like(dy))",
          "the rows are counted, the upstream forgotten"),
-        (MEAN, "db", "backward", "sum_rows(dy, out[2])", "sum_rows(dy / len(dy), out[2])", "db averaged over the batch"),
+        (MEAN, "db", "backward", "sum_rows(dr[0], out[2])", "sum_rows(dr[0] / len(dy), out[2])", "db averaged over the batch"),
         (VALUE, "y", "forward", "rows[0] += b", "rows += b", "the bias once for each place"),
         (VALUE, "dtable", "backward", "dx.reshape(*ids.shape, C)",
          "dx[::-1].reshape(*ids.shape, C)", "the positions in reverse, where the look-up comes first"),

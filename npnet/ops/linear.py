@@ -84,7 +84,7 @@ def linear_backward(
     """
     x, w, shape, with_bias, y_shape = cache
     dy = as_rows(upstream("linear", dy, y_shape, x.dtype))
-    dx = dy.dot(w.T)
+    dx = _product_with_transposed(dy, w)
     if len(shape) != 2:
         dx = dx.reshape(shape)
     dw = _transposed_product(x, dy, out[0])
@@ -134,7 +134,7 @@ def embedding_linear_backward(
     The backward passes of the two in the opposite order. Where the forward looked up last, that of
     the look-up comes first: with r_k = table @ w_k it adds up dr_k[v] = sum_n [ids[n, k] == v]
     dy[n], and all that follows has V rows, not N:
-        dw_k = table^T @ dr_k,   dtable = sum_k dr_k @ w_k^T.
+        dw_k = table^T @ dr_k,   dtable = sum_k dr_k @ w_k^T,   db = sum_v dr_0[v].
     """
     ids, table, w = cache
     if ids is None:
@@ -150,7 +150,7 @@ def embedding_linear_backward(
     dw = np.empty_like(w) if out[1] is None else out[1]
     np.matmul(table.T, dr, out=dw.reshape(K, C, H))
     dtable = np.add.reduce(dr @ w.reshape(K, C, H).swapaxes(1, 2), axis=0, out=out[0])
-    return dtable, dw, sum_rows(dy, out[2])
+    return dtable, dw, sum_rows(dr[0], out[2])
 
 
 def _transposed_product(x: np.ndarray, dy: np.ndarray, out: np.ndarray | None) -> np.ndarray:
@@ -158,6 +158,14 @@ def _transposed_product(x: np.ndarray, dy: np.ndarray, out: np.ndarray | None) -
     if out is None or out.flags.c_contiguous:
         return x.T.dot(dy, out)
     return np.matmul(x.T, dy, out=out)
+
+
+def _product_with_transposed(dy: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """dy (N, O), w (I, O) -> dy @ w^T (N, I). For up to a million multiplications OpenBLAS has
+    kernels of their own, a fifth slower where the second factor is transposed; with enough rows it
+    is better laid out anew."""
+    small = len(dy) >= 64 and dy.size * len(w) <= 1_000_000
+    return dy.dot(w.T.copy() if small else w.T)
 
 
 def _outside(ids: np.ndarray, V: int) -> ValueError:
