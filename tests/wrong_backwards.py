@@ -198,8 +198,8 @@ WRONG: tuple[Wrong, ...] = (
     *of(
         "embedding_linear",
         (DUPLICATES, "d", "backward", "onehot.T.dot(dy)", "onehot.T.dot(dy) / np.maximum(onehot.sum(0), 1)[:, None]", "the repeated rows are averaged"),
-        (TERM, "dtable", "backward", "np.add.reduce(dr @ w.reshape(K, C, H).swapaxes(1, 2), axis=0, out=out[0])",
-         "np.matmul(dr[0], w.reshape(K, C, H)[0].T, out=out[0])", "the table's gradient from the first place alone"),
+        (TERM, "dtable", "backward", "np.add.reduce(transposed.swapaxes(1, 2), axis=0, out=out[0])",
+         "np.add.reduce(transposed.swapaxes(1, 2)[:1], axis=0, out=out[0])", "the table's gradient from the first place alone"),
         (ORDER, "dw", "backward", "out=dw.reshape(K, C, H)", "out=dw.reshape(K, C, H)[::-1]",
          "the blocks of the weight in reverse"),
         (UPSTREAM, "d", "backward", "onehot.T.dot(dy)", "onehot.T.dot(np.ones_like(dy))",

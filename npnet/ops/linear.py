@@ -134,7 +134,7 @@ def embedding_linear_backward(
     The backward passes of the two in the opposite order. Where the forward looked up last, that of
     the look-up comes first: with r_k = table @ w_k it adds up dr_k[v] = sum_n [ids[n, k] == v]
     dy[n], and all that follows has V rows, not N:
-        dw_k = table^T @ dr_k,   dtable = sum_k dr_k @ w_k^T,   db = sum_v dr_0[v].
+        dw_k = table^T @ dr_k,   dtable = sum_k (w_k @ dr_k^T)^T,   db = sum_v dr_0[v].
     """
     ids, table, w = cache
     if ids is None:
@@ -149,7 +149,10 @@ def embedding_linear_backward(
     dr = onehot.T.dot(dy).reshape(K, V, H)
     dw = np.empty_like(w) if out[1] is None else out[1]
     np.matmul(table.T, dr, out=dw.reshape(K, C, H))
-    dtable = np.add.reduce(dr @ w.reshape(K, C, H).swapaxes(1, 2), axis=0, out=out[0])
+    transposed = (
+        w.reshape(K, C, H) @ dr.swapaxes(1, 2).copy()
+    )  # dr_k is the smaller to lay out anew
+    dtable = np.add.reduce(transposed.swapaxes(1, 2), axis=0, out=out[0])
     return dtable, dw, sum_rows(dr[0], out[2])
 
 
