@@ -24,9 +24,13 @@ def embedding(ids: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, tuple]:
     alone would count a negative one from the end.
     """
     floating("embedding", table, axes=2)
-    if not within(ids, len(table)):
+    try:  # take itself finds what is too large, but counts negative ids from the end
+        y = table.take(ids, 0)
+    except (IndexError, TypeError):
+        raise _outside(ids, len(table)) from None
+    if ids.dtype.kind not in "iu" or (ids.size and ids.item(ids.argmin()) < 0):
         raise _outside(ids, len(table))
-    return table.take(ids, axis=0), (ids, table.shape, table.dtype)
+    return y, (ids, table.shape, table.dtype)
 
 
 def embedding_backward(dy: np.ndarray, cache: tuple, out: np.ndarray | None = None) -> np.ndarray:
