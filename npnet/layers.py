@@ -144,7 +144,7 @@ class Sequential(AlongTime):
     def forward(self, x: np.ndarray, training: bool = False, packing: Any = None) -> Pass:
         caches = []
         for layer in self.layers.values():
-            if isinstance(layer, AlongTime):
+            if packing is not None and isinstance(layer, AlongTime):
                 x, cache = layer.forward(x, training, packing)
             else:
                 x, cache = layer.forward(x, training)

@@ -224,7 +224,9 @@ class TorchGenerator:
         n, span = math.prod(sizes), high - low
         if span < 2**28:
             drawn = np.remainder(self._raw(n), span, dtype=np.int64)
-            return (drawn + low if low else drawn).reshape(sizes)
+            if low:
+                drawn += low
+            return drawn if len(sizes) == 1 else drawn.reshape(sizes)
         drawn = self._raw64(n) % np.uint64(span) + np.uint64(low % 2**64)
         return drawn.view(np.int64).reshape(sizes)
 

@@ -39,7 +39,7 @@ def minibatches(x: Examples, y: Examples, batch_size: int, generator: TorchGener
     x, y = (np.asarray(a) if math.prod(a.shape) <= 1 << 20 else a for a in (x, y))
     while True:
         ix = generator.randint(0, len(x), (batch_size,))
-        yield x.take(ix, axis=0), y.take(ix, axis=0)
+        yield x.take(ix, 0), y.take(ix, 0)
 
 
 def loop(
