@@ -247,6 +247,14 @@ def test_batch_norm_leaves_the_statistics_of_the_batch_in_its_cache(example):
             assert_close(got, value, scale, x.size, dtype=dtype)
 
 
+def test_the_loss_of_many_rows_is_the_mean_of_their_own():
+    """Where rows begin is kept for the first 4,096."""
+    rng = np.random.default_rng(0)
+    logits, targets = rng.standard_normal((5000, 3)), rng.integers(0, 3, 5000)
+    each = [ops.cross_entropy(z, t)[0] for z, t in zip(logits, targets, strict=True)]
+    np.testing.assert_allclose(ops.cross_entropy(logits, targets)[0], np.mean(each), rtol=1e-12)
+
+
 ONES = np.ones((2, 3))
 REFUSED = {
     "a batch of one": (lambda: ops.batch_norm(ONES[:1], ONES[0], ONES[0]), "batch of 1"),

@@ -329,7 +329,7 @@ WRONG: tuple[Wrong, ...] = (
         (SHAPE, "dlogits", "backward", "dlogits.reshape(shape)", "dlogits", "the leading axes left flattened"),
         (DTYPE, "dlogits", "backward", "dlogits *= scale", "dlogits = dlogits * np.float64(scale)",
          "a float64 scalar promotes float32"),
-        (RANGE, "overflow", "forward", "z = z - z.take(starts + z.argmax(axis=1))[:, None]", "z = z.copy()",
+        (RANGE, "overflow", "forward", "z = z - z.take(row + z.argmax(axis=1))[:, None]", "z = z.copy()",
          "exp without the row maximum"),
         (MASK, "y", "forward", "nll[ignored] = 0", "pass", "ignored positions counted in the loss"),
     ),

@@ -6,6 +6,7 @@ from functools import lru_cache
 import numpy as np
 
 _KEPT_ROWS = 512  # of a unit matrix; a larger one is not worth its memory
+_KEPT_STARTS = 4096
 
 
 @lru_cache(maxsize=512)
@@ -30,6 +31,16 @@ def eye(n: int, dtype: np.dtype) -> np.ndarray:
 def triangle(n: int, dtype: np.dtype) -> np.ndarray:
     """(n, n), 1 on and below the diagonal: what each position may look at."""
     return _fixed(np.tri(n, dtype=dtype))
+
+
+@lru_cache(maxsize=8)
+def _multiples(V: int) -> np.ndarray:
+    return _fixed(np.arange(0, _KEPT_STARTS * V, V))
+
+
+def starts(N: int, V: int) -> np.ndarray:
+    """(N,): where each row of an array (N, V) begins, 0, V, 2 V, ..."""
+    return _multiples(V)[:N] if N <= _KEPT_STARTS else np.arange(0, N * V, V)
 
 
 def sum_rows(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
