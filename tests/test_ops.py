@@ -222,6 +222,13 @@ def test_gelu_of_what_is_very_large(approximate):
     assert y.tolist() == [np.inf, 1e300, 0]
 
 
+def test_a_norm_of_rows_whose_squares_overflow_is_silent_and_right():
+    x = np.array([[3, -1, 1, 1]], np.float32)
+    one = np.ones(4, np.float32)
+    for norm in (lambda x: ops.layer_norm(x, one), lambda x: ops.rms_norm(x, one)):
+        np.testing.assert_allclose(norm(x * np.float32(1e30))[0], norm(x)[0], rtol=1e-5)
+
+
 @given(CASES["batch_norm"].strategy())
 def test_batch_norm_leaves_the_statistics_of_the_batch_in_its_cache(example):
     """Mean and unbiased variance, as torch's running statistics have them with a momentum of 1."""

@@ -259,7 +259,8 @@ def rms_norm_backward(
 
 def _inverse_rms(rows: np.ndarray, eps: float) -> np.ndarray:
     """(mean(rows^2) + eps)^(-1/2) of each row: (N, C) -> (N, 1)."""
-    inv = np.vecdot(rows, rows)
+    with np.errstate(over="ignore"):
+        inv = np.vecdot(rows, rows)
     inv /= number(rows.shape[1], inv.dtype)
     inv += number(eps, inv.dtype)
     np.sqrt(inv, out=inv)
