@@ -90,8 +90,17 @@ def measure(file, most):
 
 def _json(command, threads):
     environment = os.environ | {f"{name}_NUM_THREADS": str(threads) for name in ("OPENBLAS", "OMP")}
-    done = run(command, stdout=PIPE, check=True, text=True, env=environment)
+    done = run(
+        command, stdout=PIPE, check=True, text=True, env=environment, preexec_fn=_on_every_core
+    )
     return json.loads(done.stdout)
+
+
+def _on_every_core():
+    """`python -m benchmarks` has pinned itself to one core. OpenBLAS counts them when it is loaded,
+    so a child must be freed before it begins."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
 
 
 def stepper(task, ranks=ALONE):
@@ -339,6 +348,4 @@ def show(found):
 
 
 if __name__ == "__main__":
-    if hasattr(os, "sched_setaffinity"):  # `python -m benchmarks` has pinned us to one core
-        os.sched_setaffinity(0, range(os.cpu_count() or 1))
     {"share": share, "threads": threads}[sys.argv[1]](*sys.argv[2:])
