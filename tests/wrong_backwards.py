@@ -241,9 +241,9 @@ WRONG: tuple[Wrong, ...] = (
         (SIGN, "dx", "backward", "dx = 1 - y", "dx = 1 + y", "1 + y for 1 - y"),
         (FACTOR, "dx", "backward", "dx *= y\n", "dx *= 1 + y\n", "tanh's slope, (1 - y)(1 + y)"),
         (UPSTREAM, "dx", "backward", "dx *= dy", "pass", "the slope alone, without the upstream"),
-        (RANGE, "y", "forward", "np.minimum(x, SIGMOID_IS_1)", "np.clip(x, -30, 30)",
+        (RANGE, "y", "forward", "np.minimum(x, number(80, x.dtype))", "np.clip(x, -30, 30)",
          "x clipped on both sides"),
-        (RANGE, "overflow", "forward", "np.minimum(x, SIGMOID_IS_1)", "x.copy()", "an overflow that warns"),
+        (RANGE, "overflow", "forward", "np.minimum(x, number(80, x.dtype))", "x.copy()", "an overflow that warns"),
     ),
     *of(
         "gelu",

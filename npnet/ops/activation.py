@@ -10,8 +10,6 @@ from npnet.ops.checks import floating, upstream
 from npnet.ops.constants import number
 from npnet.random import Generator
 
-SIGMOID_IS_1 = 80  # from here on in every dtype, where exp is still finite
-
 _SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
 _SQRT_1_OVER_2PI = math.sqrt(1 / (2 * math.pi))
 _GELU_CUBIC = 0.044715
@@ -81,9 +79,9 @@ def sigmoid(x: np.ndarray) -> tuple[np.ndarray, tuple]:
     from where on y is 1 in every dtype.
     """
     floating("sigmoid", x)
-    y = np.asarray(np.minimum(x, SIGMOID_IS_1))
+    y = np.asarray(np.minimum(x, number(80, x.dtype)))
     np.exp(y, out=y)
-    y /= 1 + y
+    y /= y + number(1, y.dtype)
     return y, (y,)
 
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from npnet.ops.activation import SIGMOID_IS_1
+from npnet.ops.activation import sigmoid
 from npnet.ops.checks import fitted, upstream
 from npnet.ops.constants import number, sum_rows
 from npnet.ops.sequence import continued, hand_down, steps_of
@@ -255,11 +255,9 @@ def _gates(a: np.ndarray, G: int) -> np.ndarray:
 
 
 def _sigmoid(b: np.ndarray, out: np.ndarray) -> None:
-    """The gates of b (n, G H) into out (G, n, H), as npnet.ops.activation.sigmoid finds them."""
-    e = np.minimum(b, number(SIGMOID_IS_1, b.dtype))
-    np.exp(e, out=e)
-    e /= e + number(1, e.dtype)
-    out[...] = _gates(e, len(out))  # dividing into it would take longer
+    """The gates of b (n, G H) into out (G, n, H)."""
+    y, _ = sigmoid(b)
+    out[...] = _gates(y, len(out))  # dividing into it would take longer
 
 
 def _slopes(gates: np.ndarray) -> np.ndarray:
