@@ -209,20 +209,31 @@ class Model:
         return self._forward(x, y, training=False)[0]
 
     def loss_and_grad(
-        self, x: np.ndarray, y: np.ndarray, dloss: float = 1.0, n: int | None = None
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        dloss: float = 1.0,
+        n: int | None = None,
+        apart: bool = False,
     ) -> np.floating:
         """The loss in training mode; every gradient, times dloss, is written into `grad`. n is
-        given where (x, y) is a share of a batch with n targets that count (see cross_entropy)."""
-        loss, cache, caches, packing = self._forward(x, y, training=True, n=n)
+        given where (x, y) is a share of a batch with n targets that count (see cross_entropy);
+        apart is that of `packed`."""
+        loss, cache, caches, packing = self._forward(x, y, training=True, n=n, apart=apart)
         dlogits = ops.cross_entropy_backward(dloss, cache)
         self.network.backward(packing.each_backward(dlogits) if packing else dlogits, caches)
         return loss
 
     def _forward(
-        self, x: np.ndarray, y: np.ndarray, training: bool, n: int | None = None
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        training: bool,
+        n: int | None = None,
+        apart: bool = False,
     ) -> tuple[Any, ...]:
         """The loss with its cache, the layers' caches and the packing."""
-        x, y, packing = self.packed(x, y)
+        x, y, packing = self.packed(x, y, apart)
         logits, caches = self.network.forward(x, training, packing)
         logits = packing.each(logits) if packing else logits
         return *ops.cross_entropy(logits, y, n=n), caches, packing
