@@ -29,7 +29,7 @@ import numpy as np
 
 from npnet.layers import ReLU, TiedLinear
 from npnet.models import Model
-from npnet.ops.constants import number, ones
+from npnet.ops.constants import number, ones, triangle
 
 # No square of an activation overflows while the parameters are smaller than the first. What a sum
 # of exponentials between the others loses to underflow is far below its rounding.
@@ -179,7 +179,7 @@ class _MLP:
 @lru_cache(maxsize=8)
 def _below(n_head: int, T: int, dtype: np.dtype) -> np.ndarray:
     """(n_head, T, T), 1 on and below the diagonal: what each position may look at."""
-    return np.tile(np.tri(T, dtype=dtype), (n_head, 1, 1))
+    return np.tile(triangle(T, dtype), (n_head, 1, 1))
 
 
 def _heads(branch: Any) -> tuple[int, tuple[np.ndarray, np.ndarray], Any]:
