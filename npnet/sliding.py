@@ -22,14 +22,13 @@ kept, and what is constant is multiplied beforehand.
   the numbers' range, `Model.logits` answers.
 """
 
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from npnet.layers import ReLU, TiedLinear
 from npnet.models import Model
-from npnet.ops.constants import number, ones, triangle
+from npnet.ops.constants import number, ones, triangles
 
 # No square of an activation overflows while the parameters are smaller than the first. What a sum
 # of exponentials between the others loses to underflow is far below its rounding.
@@ -106,7 +105,7 @@ class _Attention:
         self.n_head, (w, b), projection = _heads(branch)
         self.qkv = w, np.tile(b, (T, 1))
         self.projection = _before_norm(projection, T)
-        self.below = _below(self.n_head, T, w.dtype)
+        self.below = triangles(self.n_head, T, w.dtype)
 
     def __call__(self, x: np.ndarray, qkv: np.ndarray, sums: np.ndarray) -> None:
         """x (T, C) += what the branch makes of its queries, keys and values (T, 3C); sums
@@ -174,12 +173,6 @@ class _MLP:
             h, _ = self.activation.forward(h)
         x += h.dot(self.down)
         x += self.down_bias[: len(x)]
-
-
-@lru_cache(maxsize=8)
-def _below(n_head: int, T: int, dtype: np.dtype) -> np.ndarray:
-    """(n_head, T, T), 1 on and below the diagonal: what each position may look at."""
-    return np.tile(triangle(T, dtype), (n_head, 1, 1))
 
 
 def _heads(branch: Any) -> tuple[int, tuple[np.ndarray, np.ndarray], Any]:

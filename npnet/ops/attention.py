@@ -5,8 +5,8 @@ import math
 import numpy as np
 
 from npnet.ops.activation import kept
-from npnet.ops.checks import floating, upstream
-from npnet.ops.constants import ones, triangle
+from npnet.ops.checks import floating, quietly, upstream
+from npnet.ops.constants import number, ones, triangles
 from npnet.random import Generator
 
 # The exponentials of scores up to this size, and a sum of many, are far from overflow and underflow
@@ -66,11 +66,12 @@ def causal_attention(
     weights = []
     for start in range(0, T, block):
         now, seen = slice(start, min(start + block, T)), slice(0, min(start + block, T))
-        p = _softmax(q[:, :, now], k[:, :, seen], scale, start)
+        q_now, k_seen, v_seen = q[:, :, now], k[:, :, seen], v[:, :, seen]
+        p = _softmax(q_now, k_seen, scale, start)
         mask = None if left is None else left[:, :, now, seen] / p.dtype.type(1 - dropout)
-        np.matmul(p if mask is None else p * mask, v[:, :, seen], out=y[:, :, now])
-        weights.append((now, seen, p, mask))
-    return result.reshape(*lead, T, C), (q, k, v, weights, scale, qkv.shape)
+        np.matmul(p if mask is None else p * mask, v_seen, out=y[:, :, now])
+        weights.append((now, seen, q_now, k_seen, v_seen, p, mask))
+    return result.reshape(*lead, T, C), (x, n_head, weights, scale, qkv.shape)
 
 
 def causal_attention_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
@@ -85,46 +86,51 @@ def causal_attention_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
     own, but keys and values are shared by all later blocks, so their gradients add up: the last
     block, which sees all of them, writes dk and dv, and those before it add to them.
     """
-    q, k, v, weights, scale, shape = cache
-    B, n_head, T, D = q.shape
-    dy = upstream("causal_attention", dy, (*shape[:-1], n_head * D), q.dtype)
-    dy = dy.reshape(B, T, n_head * D)
+    x, n_head, weights, scale, shape = cache
+    B, T, C3 = x.shape
+    dy = upstream("causal_attention", dy, (*shape[:-1], C3 // 3), x.dtype)
+    dy = dy.reshape(B, T, C3 // 3)
     if len(weights) == 1:
         dy = np.ascontiguousarray(dy)
-    dqkv = np.empty_like(dy, shape=(B, *shape[-2:]))
+    dqkv = np.empty_like(dy, shape=x.shape)
     (dy,) = _heads(dy, n_head, parts=1)
     dq, dk, dv = _heads(dqkv, n_head)
-    for now, seen, p, mask in reversed(weights):
+    for now, seen, q, k, v, p, mask in reversed(weights):
         dy_now = dy[:, :, now]
         pm = p if mask is None else p * mask
-        ds = dy_now @ v[:, :, seen].swapaxes(-1, -2)
+        ds = dy_now @ v.mT
         if mask is not None:
             ds *= mask  # dp
         ds -= _row_sums(ds * p)
         ds *= p
-        ds *= scale
-        np.matmul(ds, k[:, :, seen], out=dq[:, :, now])
+        ds *= number(scale, ds.dtype)
+        np.matmul(ds, k, out=dq[:, :, now])
         if seen.stop == T:
-            np.matmul(ds.swapaxes(-1, -2), q[:, :, now], out=dk)
-            np.matmul(pm.swapaxes(-1, -2), dy_now, out=dv)
+            np.matmul(ds.mT, q, out=dk)
+            np.matmul(pm.mT, dy_now, out=dv)
         else:
-            dk[:, :, seen] += ds.swapaxes(-1, -2) @ q[:, :, now]
-            dv[:, :, seen] += pm.swapaxes(-1, -2) @ dy_now
+            dk[:, :, seen] += ds.mT @ q
+            dv[:, :, seen] += pm.mT @ dy_now
     return dqkv.reshape(shape)
 
 
 def _softmax(q: np.ndarray, k: np.ndarray, scale: float, start: int) -> np.ndarray:
     """The weights of the queries from position `start` on over the keys up to the last of them."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        p = q @ k.swapaxes(-1, -2)
-        p *= scale
+    p = quietly(_scores, q, k, scale)
     if p.size and max(p.item(p.argmax()), -p.item(p.argmin())) <= _SAFE_SCORE:
         np.exp(p, out=p)
-        p[..., start:] *= triangle(q.shape[-2], p.dtype)
+        among_themselves = p[..., start:] if start else p
+        among_themselves *= triangles(*q.shape[1:3], p.dtype)
     else:
         p = _large_scores(p, q, k, scale, start)
     p /= _row_sums(p)
     return p
+
+
+def _scores(q: np.ndarray, k: np.ndarray, scale: float) -> np.ndarray:
+    s = q @ k.mT
+    s *= number(scale, s.dtype)
+    return s
 
 
 def _row_sums(a: np.ndarray) -> np.ndarray:
@@ -150,13 +156,14 @@ def _large_scores(
         s -= shift
         p = np.exp(s, out=s)
         if overflowed.any():  # a product of two numbers was too large for the dtype
-            s = q.astype(np.float64) @ k.swapaxes(-1, -2).astype(np.float64)
+            s = q.astype(np.float64) @ k.mT.astype(np.float64)
             s = np.where(seen, s * scale, -np.inf)
             p[overflowed] = np.exp(s - s.max(axis=-1, keepdims=True))[overflowed]
     return p
 
 
-def _heads(x: np.ndarray, n_head: int, parts: int = 3) -> np.ndarray:
+def _heads(x: np.ndarray, n_head: int, parts: int = 3) -> list[np.ndarray]:
     """Views of (B, T, parts C): for each part (B, n_head, T, D)."""
     B, T, C = x.shape
-    return x.reshape(B, T, parts, n_head, C // (parts * n_head)).transpose(2, 0, 3, 1, 4)
+    heads = x.reshape(B, T, parts, n_head, C // (parts * n_head)).transpose(2, 0, 3, 1, 4)
+    return [heads[part] for part in range(parts)]  # the array itself is slower to unpack

@@ -6,8 +6,15 @@ backward. A backward refuses them.
 """
 
 import math
+from collections.abc import Callable
+from contextvars import copy_context
+from typing import Any
 
 import numpy as np
+
+# NumPy's error state is part of a context.
+_QUIET = copy_context()
+_QUIET.run(np.seterr, all="ignore")
 
 
 def floating(op: str, x: np.ndarray, axes: int = 0) -> None:
@@ -45,6 +52,12 @@ def upstream(op: str, dy: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -
             f"got {_described(dy)}"
         )
     return np.asarray(dy, dtype)
+
+
+def quietly(function: Callable, *arguments: Any) -> Any:
+    """What function(*arguments) returns, under np.errstate(all="ignore"), which takes three times
+    as long to enter."""
+    return _QUIET.copy().run(function, *arguments)
 
 
 def as_rows(x: np.ndarray) -> np.ndarray:

@@ -28,9 +28,10 @@ def eye(n: int, dtype: np.dtype) -> np.ndarray:
 
 
 @lru_cache(maxsize=64)
-def triangle(n: int, dtype: np.dtype) -> np.ndarray:
-    """(n, n), 1 on and below the diagonal: what each position may look at."""
-    return _fixed(np.tri(n, dtype=dtype))
+def triangles(n_head: int, n: int, dtype: np.dtype) -> np.ndarray:
+    """(n_head, n, n), 1 on and below each diagonal: what each position may look at. Equal shapes
+    are multiplied sooner, so every head has its own."""
+    return _fixed(np.tile(np.tri(n, dtype=dtype), (n_head, 1, 1)))
 
 
 @lru_cache(maxsize=8)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npnet.ops.checks import as_rows, fitted, floating, upstream
+from npnet.ops.checks import as_rows, fitted, floating, quietly, upstream
 from npnet.ops.constants import number, ones, sum_rows
 
 
@@ -259,8 +259,7 @@ def rms_norm_backward(
 
 def _inverse_rms(rows: np.ndarray, eps: float) -> np.ndarray:
     """(mean(rows^2) + eps)^(-1/2) of each row: (N, C) -> (N, 1)."""
-    with np.errstate(over="ignore"):
-        inv = np.vecdot(rows, rows)
+    inv = quietly(np.vecdot, rows, rows)
     inv /= number(rows.shape[1], inv.dtype)
     inv += number(eps, inv.dtype)
     np.sqrt(inv, out=inv)
