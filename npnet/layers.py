@@ -1,7 +1,7 @@
 """Layers: a layer holds parameters and knows its operation; Sequential and Residual compose.
 
-    y, cache = layer.forward(x, training)      training matters to BatchNorm and Dropout
-    y, cache = layer.forward(x, training, packing)      of an AlongTime layer, x (N, C) or (N,)
+    y, cache = layer.forward(x, training, packing)      training matters to BatchNorm and Dropout,
+                                               the packing of x (N, C) or (N,) to AlongTime layers
     dx = layer.backward(dy, cache)             and overwrites the layer's parameter gradients
     state = layer.start(batch, length)         for generation: before the first position
     y = layer.step(x, state)                   one position, x (B, C) or ids (B,); updates the state
@@ -56,7 +56,7 @@ class Layer:
                     names.setdefault(value, prefix + name)
         return {name: value for value, name in names.items()}
 
-    def forward(self, x: np.ndarray, training: bool = False) -> Pass:
+    def forward(self, x: np.ndarray, training: bool = False, packing: Any = None) -> Pass:
         return x, None
 
     def backward(self, dy: np.ndarray, cache: Any) -> Any:
@@ -123,10 +123,7 @@ def keep(state: Any, rows: np.ndarray) -> Any:
 
 
 class AlongTime(Layer):
-    """A layer that does not treat each position alone: its forward takes the packing of x too."""
-
-    def forward(self, x: np.ndarray, training: bool = False, packing: Any = None) -> Pass:
-        raise NotImplementedError
+    """A layer that does not treat each position alone: its forward reads the packing of x."""
 
 
 class Sequential(AlongTime):
@@ -144,10 +141,7 @@ class Sequential(AlongTime):
     def forward(self, x: np.ndarray, training: bool = False, packing: Any = None) -> Pass:
         caches = []
         for layer in self.layers.values():
-            if packing is not None and isinstance(layer, AlongTime):
-                x, cache = layer.forward(x, training, packing)
-            else:
-                x, cache = layer.forward(x, training)
+            x, cache = layer.forward(x, training, packing)
             caches.append((layer, cache))
         return x, caches
 
@@ -191,7 +185,7 @@ class Embedding(Layer):
     def __init__(self, weight: np.ndarray, tied: bool = False) -> None:
         self.weight, self.tied = Parameter(weight), tied
 
-    def forward(self, x: np.ndarray, training: bool = False) -> Pass:
+    def forward(self, x: np.ndarray, training: bool = False, packing: Any = None) -> Pass:
         return ops.embedding(x, self.weight.data)
 
     def backward(self, dy: np.ndarray, cache: Any) -> None:
@@ -273,7 +267,7 @@ class Window(AlongTime):
 class Flatten(Layer):
     """Join the last two axes: (..., T, C) -> (..., TC)."""
 
-    def forward(self, x: np.ndarray, training: bool = False) -> Pass:
+    def forward(self, x: np.ndarray, training: bool = False, packing: Any = None) -> Pass:
         *lead, T, C = x.shape
         return x.reshape(*lead, T * C), x.shape
 
@@ -287,7 +281,7 @@ class FlattenConsecutive(Layer):
     def __init__(self, n: int) -> None:
         self.n = n
 
-    def forward(self, x: np.ndarray, training: bool = False) -> Pass:
+    def forward(self, x: np.ndarray, training: bool = False, packing: Any = None) -> Pass:
         return ops.flatten_consecutive(x, self.n)
 
     def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
@@ -301,7 +295,7 @@ class Linear(Layer):
         self.weight = Parameter(weight)
         self.bias = None if bias is None else Parameter(bias)
 
-    def forward(self, x: np.ndarray, training: bool = False) -> Pass:
+    def forward(self, x: np.ndarray, training: bool = False, packing: Any = None) -> Pass:
         return ops.linear(x, self.weight.data, None if self.bias is None else self.bias.data)
 
     def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
@@ -315,7 +309,7 @@ class EmbeddingLinear(Layer):
     def __init__(self, table: Parameter, weight: np.ndarray, bias: np.ndarray) -> None:
         self.table, self.weight, self.bias = table, Parameter(weight), Parameter(bias)
 
-    def forward(self, x: np.ndarray, training: bool = False) -> Pass:
+    def forward(self, x: np.ndarray, training: bool = False, packing: Any = None) -> Pass:
         return ops.embedding_linear(x, self.table.data, self.weight.data, self.bias.data)
 
     def backward(self, dy: np.ndarray, cache: Any) -> None:
@@ -333,7 +327,7 @@ class TiedLinear(Layer):
     def __init__(self, weight: Parameter) -> None:
         self.weight = weight
 
-    def forward(self, x: np.ndarray, training: bool = False) -> Pass:
+    def forward(self, x: np.ndarray, training: bool = False, packing: Any = None) -> Pass:
         return ops.linear(x, self.weight.data.T)
 
     def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
@@ -370,7 +364,7 @@ class BatchNorm(Layer):
         self.running_mean = np.zeros_like(weight)
         self.running_var = np.ones_like(weight)
 
-    def forward(self, x: np.ndarray, training: bool = False) -> Pass:
+    def forward(self, x: np.ndarray, training: bool = False, packing: Any = None) -> Pass:
         weight, bias = self.weight.data, self.bias.data
         if not training:
             y, cache = ops.batch_norm_inference(
@@ -407,7 +401,7 @@ class LayerNorm(Layer):
         self.weight, self.eps = Parameter(weight), eps
         self.bias = None if bias is None else Parameter(bias)
 
-    def forward(self, x: np.ndarray, training: bool = False) -> Pass:
+    def forward(self, x: np.ndarray, training: bool = False, packing: Any = None) -> Pass:
         bias = None if self.bias is None else self.bias.data
         return ops.layer_norm(x, self.weight.data, bias, self.eps)
 
@@ -419,7 +413,7 @@ class LayerNorm(Layer):
 class RMSNorm(Layer):
     """ops.rms_norm without a gain."""
 
-    def forward(self, x: np.ndarray, training: bool = False) -> Pass:
+    def forward(self, x: np.ndarray, training: bool = False, packing: Any = None) -> Pass:
         return ops.rms_norm(x)
 
     def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
@@ -427,7 +421,7 @@ class RMSNorm(Layer):
 
 
 class Tanh(Layer):
-    def forward(self, x: np.ndarray, training: bool = False) -> Pass:
+    def forward(self, x: np.ndarray, training: bool = False, packing: Any = None) -> Pass:
         return ops.tanh(x)
 
     def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
@@ -435,7 +429,7 @@ class Tanh(Layer):
 
 
 class ReLU(Layer):
-    def forward(self, x: np.ndarray, training: bool = False) -> Pass:
+    def forward(self, x: np.ndarray, training: bool = False, packing: Any = None) -> Pass:
         return ops.relu(x)
 
     def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
@@ -448,7 +442,7 @@ class GELU(Layer):
     def __init__(self, approximate: str = "tanh") -> None:
         self.approximate = approximate
 
-    def forward(self, x: np.ndarray, training: bool = False) -> Pass:
+    def forward(self, x: np.ndarray, training: bool = False, packing: Any = None) -> Pass:
         return ops.gelu(x, self.approximate)
 
     def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
