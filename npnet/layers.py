@@ -213,8 +213,8 @@ class PositionalEmbedding(AlongTime):
 
     def forward(self, x: np.ndarray, training: bool = False, packing: Any = None) -> Pass:
         y, token = self.token.forward(x)
-        steps = np.arange(self._within(len(packing.sizes))).repeat(packing.sizes)
-        y_position, position = ops.embedding(steps, self.position.data)
+        self._within(len(packing.sizes))
+        y_position, position = ops.embedding(packing.steps, self.position.data)
         y += y_position
         return y, (token, position)
 

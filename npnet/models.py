@@ -51,7 +51,7 @@ from npnet.layers import (
     TiedLinear,
     Window,
 )
-from npnet.packing import Packing, scored_lengths
+from npnet.packing import Packing, full, scored_lengths
 from npnet.random import Generator, embedding_init, linear_init
 
 ALWAYS_READ = ("vocab_size", "block_size", "dtype")
@@ -201,7 +201,7 @@ class Model:
         x = np.asarray(x)
         if self.windowed:
             return self.network.forward(x)[0]
-        packing = Packing(np.full(len(x), x.shape[1]))
+        packing = full(*x.shape)
         return packing.spread(self.network.forward(packing.pack(x), False, packing)[0])
 
     def loss(self, x: np.ndarray, y: np.ndarray) -> np.floating:
@@ -250,12 +250,14 @@ class Model:
             return x, y, None
         if x.shape != y.shape or x.ndim != 2:
             raise ValueError(f"ids and targets must be (B, T) alike, got {x.shape}, {y.shape}")
-        counts = y != -1
         if not self._along_time:
+            counts = y != -1
             return x[counts], y[counts], None
-        first = x[:, 0].tolist()
-        alike = self._once and not apart and first == first[:1] * len(first)
-        packing = Packing(scored_lengths(counts), alike)
+        alike = self._once and not apart and len(x) > 1 and _constant(x[:, 0].tolist())
+        if y.size and y.item(y.argmin()) >= 0:
+            packing = full(*y.shape, alike)
+        else:
+            packing = Packing(scored_lengths(y != -1), alike)
         return packing.pack(x), packing.targets(y), packing
 
     @property
@@ -284,6 +286,10 @@ class Model:
             state[:, -1] = ids
             return self.logits(state)
         return self.network.step(ids, state)
+
+
+def _constant(values: list[int]) -> bool:
+    return values == values[:1] * len(values)
 
 
 class Builder(NamedTuple):

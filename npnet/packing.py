@@ -10,6 +10,8 @@ is alike is computed once: step 0 is a single row then, and its gradient the sum
 sequences hand back.
 """
 
+from functools import cached_property, lru_cache
+
 import numpy as np
 
 from npnet.ops.constants import sum_rows
@@ -34,7 +36,7 @@ class Packing:
         are alike at step 0, and none is left out."""
         counts = lengths.tolist()
         self.shape = B, T = len(counts), max(counts, default=0)
-        self._alike = alike and B > 1
+        self._alike = alike
         self._places: np.ndarray | None = None
         if min(counts, default=T) == T and not self._alike:
             self.sizes = [B] * T
@@ -49,9 +51,16 @@ class Packing:
         # sequences are equally long, so that it is enough to exchange the two axes.
         self._places = (order * T + step)[alive]
 
+    @cached_property
+    def steps(self) -> np.ndarray:
+        """(N,): at which step each row is."""
+        return np.arange(len(self.sizes)).repeat(self.sizes)
+
     def pack(self, x: np.ndarray) -> np.ndarray:
         """(B, T or more, ...) -> (N, ...)."""
         B, T = self.shape
+        if B == 1:
+            return x[0, :T]
         x, rest = x[:, :T], x.shape[2:]
         if self._places is None:
             return x.swapaxes(0, 1).reshape(B * T, *rest)
@@ -59,6 +68,8 @@ class Packing:
 
     def pack_backward(self, dy: np.ndarray) -> np.ndarray:
         """(N, ...) -> (B, T, ...), zeros where nothing was taken from."""
+        if self.shape[0] == 1:
+            return dy[None]
         (B, T), rest = self.shape, dy.shape[1:]
         if self._places is None:
             return dy.reshape(T, B, *rest).swapaxes(0, 1)
@@ -102,3 +113,9 @@ class Packing:
         """(B, T or more) -> those of `each` row."""
         packed = self.pack(y)
         return np.concatenate([y[:, 0], packed[1:]]) if self._alike else packed
+
+
+@lru_cache(maxsize=64)
+def full(B: int, T: int, alike: bool = False) -> Packing:
+    """That of B sequences of the same length T, kept: with running text every batch has it."""
+    return Packing(np.full(B, T), alike)

@@ -18,6 +18,7 @@ def test_rows_and_sizes_are_those_of_torch(lengths):
         torch.from_numpy(x[order]), torch.tensor(lengths)[order], batch_first=True
     )
     assert packing.sizes == expected.batch_sizes.tolist()
+    assert packing.steps.tolist() == [t for t, n in enumerate(packing.sizes) for _ in range(n)]
     np.testing.assert_array_equal(packing.pack(x), expected.data.numpy())
     np.testing.assert_array_equal(
         packing.spread(packing.pack(x)),
