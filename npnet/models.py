@@ -51,6 +51,7 @@ from npnet.layers import (
     TiedLinear,
     Window,
 )
+from npnet.memory import keep_freed_memory
 from npnet.packing import Packing, full, scored_lengths
 from npnet.random import Generator, embedding_init, linear_init
 
@@ -340,6 +341,7 @@ def build(kind: str, config: Config, generator: Generator) -> Model:
             )
     if n > LARGEST_MODEL:
         raise ValueError(f"{kind}: {n:,} parameters; {LARGEST_MODEL:,} are the most")
+    keep_freed_memory()
     return Model(network(config, generator), config, kind)
 
 

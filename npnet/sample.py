@@ -14,7 +14,6 @@ from npnet.random import Among, Generator
 from npnet.ranks import ALONE, Alone
 from npnet.sliding import LastLogits
 from npnet.text import TextVocabulary
-from npnet.train import keep_freed_memory
 
 Chooser = Callable[..., np.ndarray]
 Watch = Callable[[int], object]
@@ -139,7 +138,6 @@ def draw(
         raise ValueError(
             f"the prompt {prompt!r} is longer than {max_length}, the most characters of a word"
         )
-    keep_freed_memory()
     V = len(vocabulary)
     drawn, alive = np.zeros((max_length, n), np.int64), np.ones(n, bool)
     # Words that have begun alike are one row of the model until they part, and one that has ended

@@ -6,11 +6,10 @@ stop:
     for step, loss in loop(model, minibatches(x, y, 32, generator), optimizer, schedule, steps): ...
 """
 
-import ctypes
 import math
 from collections.abc import Callable, Iterator
 from contextvars import copy_context
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -62,7 +61,6 @@ def loop(
     Yields (step, loss) after each update; the loss is the one before it. A loss that is not finite
     is Diverged, before the update.
     """
-    keep_freed_memory()
     connect(model, ranks)
     share_update(model, optimizer, ranks)
 
@@ -230,19 +228,3 @@ def rows_at_once(x: Examples, chunk: int = 4096) -> int:
     """How many rows of x, (N, T) or a window for each, are evaluated together: chunk, or fewer
     where T x T scores of each would take too much memory."""
     return max(1, min(chunk, (1 << 22) // x.shape[1] ** 2))
-
-
-@cache
-def keep_freed_memory() -> None:
-    """Ask glibc to keep freed memory: by default it returns a large array's pages at once and
-    faults them in again each step.
-
-    Where there is no glibc nothing happens.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-    mallopt(M_MMAP_THRESHOLD, 32 << 20)
-    mallopt(M_TRIM_THRESHOLD, 1 << 30)
