@@ -56,7 +56,7 @@ def tanh_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
 def relu(x: np.ndarray) -> tuple[np.ndarray, tuple]:
     """y = max(x, 0)."""
     floating("relu", x)
-    y = x.clip(0, np.inf)  # NumPy's maximum of an array and a number takes three times as long
+    y = x.clip(number(0, x.dtype), number(np.inf, x.dtype))  # three times as fast as maximum
     return y, (y,)
 
 
@@ -68,7 +68,7 @@ def relu_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
     """
     (y,) = cache
     dy = upstream("relu", dy, y.shape, y.dtype)
-    return dy * (y > 0)
+    return dy * (y > number(0, y.dtype))
 
 
 def sigmoid(x: np.ndarray) -> tuple[np.ndarray, tuple]:

@@ -1,6 +1,7 @@
 """Causal multi-head self-attention, from the packed product of one Linear(C, 3C)."""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -60,16 +61,19 @@ def causal_attention(
     q, k, v = _heads(x, n_head)
     left = None
     if dropout:
-        left = kept("causal_attention", (len(q), n_head, T, T), dropout, generator)
+        left = kept("causal_attention", (*q.shape[:-1], T), dropout, generator)
     result = np.empty_like(x, shape=(len(x), T, C))  # in the order of x, time first if x is
-    (y,) = _heads(result, n_head, parts=1)
+    y = _heads(result, n_head, parts=1)
     weights = []
     for start in range(0, T, block):
         now, seen = slice(start, min(start + block, T)), slice(0, min(start + block, T))
-        q_now, k_seen, v_seen = q[:, :, now], k[:, :, seen], v[:, :, seen]
+        views = q, k, v, y
+        if block < T:  # a view of everything takes as long as one of a part
+            views = q[..., now, :], k[..., seen, :], v[..., seen, :], y[..., now, :]
+        q_now, k_seen, v_seen, y_now = views
         p = _softmax(q_now, k_seen, scale, start)
-        mask = None if left is None else left[:, :, now, seen] / p.dtype.type(1 - dropout)
-        np.matmul(p if mask is None else p * mask, v_seen, out=y[:, :, now])
+        mask = None if left is None else left[..., now, seen] / p.dtype.type(1 - dropout)
+        np.matmul(p if mask is None else p * mask, v_seen, out=y_now)
         weights.append((now, seen, q_now, k_seen, v_seen, p, mask))
     return result.reshape(*lead, T, C), (x, n_head, weights, scale, qkv.shape)
 
@@ -93,10 +97,10 @@ def causal_attention_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
     if len(weights) == 1:
         dy = np.ascontiguousarray(dy)
     dqkv = np.empty_like(dy, shape=x.shape)
-    (dy,) = _heads(dy, n_head, parts=1)
+    dy = _heads(dy, n_head, parts=1)
     dq, dk, dv = _heads(dqkv, n_head)
     for now, seen, q, k, v, p, mask in reversed(weights):
-        dy_now = dy[:, :, now]
+        dy_now, dq_now = (dy[..., now, :], dq[..., now, :]) if len(weights) > 1 else (dy, dq)
         pm = p if mask is None else p * mask
         ds = dy_now @ v.mT
         if mask is not None:
@@ -104,13 +108,13 @@ def causal_attention_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
         ds -= _row_sums(ds * p)
         ds *= p
         ds *= number(scale, ds.dtype)
-        np.matmul(ds, k, out=dq[:, :, now])
+        np.matmul(ds, k, out=dq_now)
         if seen.stop == T:
             np.matmul(ds.mT, q, out=dk)
             np.matmul(pm.mT, dy_now, out=dv)
         else:
-            dk[:, :, seen] += ds.mT @ q
-            dv[:, :, seen] += pm.mT @ dy_now
+            dk[..., seen, :] += ds.mT @ q
+            dv[..., seen, :] += pm.mT @ dy_now
     return dqkv.reshape(shape)
 
 
@@ -120,7 +124,7 @@ def _softmax(q: np.ndarray, k: np.ndarray, scale: float, start: int) -> np.ndarr
     if p.size and max(p.item(p.argmax()), -p.item(p.argmin())) <= _SAFE_SCORE:
         np.exp(p, out=p)
         among_themselves = p[..., start:] if start else p
-        among_themselves *= triangles(*q.shape[1:3], p.dtype)
+        among_themselves *= triangles(*q.shape[-3:-1], p.dtype)
     else:
         p = _large_scores(p, q, k, scale, start)
     p /= _row_sums(p)
@@ -137,7 +141,7 @@ def _row_sums(a: np.ndarray) -> np.ndarray:
     """The sum of each row, (..., n, m) -> (..., n, 1), in one product: one for each pair of a
     sequence and a head costs twice as much, and vecdot three times for rows of 16."""
     *lead, m = a.shape
-    return a.reshape(math.prod(lead), m).dot(ones(m, a.dtype)).reshape(*lead, 1)
+    return a.reshape(-1, m).dot(ones(m, a.dtype)).reshape(*lead, 1)
 
 
 def _large_scores(
@@ -162,8 +166,13 @@ def _large_scores(
     return p
 
 
-def _heads(x: np.ndarray, n_head: int, parts: int = 3) -> list[np.ndarray]:
-    """Views of (B, T, parts C): for each part (B, n_head, T, D)."""
+def _heads(x: np.ndarray, n_head: int, parts: int = 3) -> Any:
+    """Views of (B, T, parts C): for each part (B, n_head, T, D), and (n_head, T, D) of a batch of
+    one, because an axis less is sooner looped over."""
     B, T, C = x.shape
     heads = x.reshape(B, T, parts, n_head, C // (parts * n_head)).transpose(2, 0, 3, 1, 4)
-    return [heads[part] for part in range(parts)]  # the array itself is slower to unpack
+    if B == 1:
+        heads = heads[:, 0]
+    if parts == 1:
+        return heads[0]
+    return heads[0], heads[1], heads[2]  # to unpack the array itself takes twice as long

@@ -65,6 +65,14 @@ def as_rows(x: np.ndarray) -> np.ndarray:
     return x if x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
+def floating_rows(op: str, x: np.ndarray) -> np.ndarray:
+    """x (..., C) -> (N, C); ValueError as of `floating`."""
+    if x.ndim == 2 and x.dtype.kind in "fc":
+        return x
+    floating(op, x, axes=1)
+    return as_rows(x)
+
+
 def within(ids: np.ndarray, n: int) -> bool:
     """Whether all are integers in [0, n), of a dtype that NumPy takes for indices. argmin is many
     times faster than min on so few."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from npnet.ops.checks import as_rows, fitted, floating, upstream, within
+from npnet.ops.checks import as_rows, fitted, floating, floating_rows, upstream, within
 from npnet.ops.constants import one_hot, sum_rows
 
 # A one-hot product beats np.add.at up to about this many rows of the table.
@@ -58,18 +58,16 @@ def linear(x: np.ndarray, w: np.ndarray, b: np.ndarray | None = None) -> tuple[n
     any of them costs a single matrix product. The weight is (fan_in, fan_out), the transpose of
     torch.nn.Linear's.
     """
-    floating("linear", x, axes=1)
-    fan_in, fan_out = x.shape[-1], w.shape[-1] if w.ndim else 0
-    if w.shape != (fan_in, fan_out) or w.dtype is not x.dtype:
-        x, w = fitted("linear", x, w=(w, (fan_in, fan_out)))
-    if b is not None and (b.shape != (fan_out,) or b.dtype is not x.dtype):
-        x, b = fitted("linear", x, b=(b, (fan_out,)))
-    rows = as_rows(x)
+    rows = floating_rows("linear", x)
+    if w.ndim != 2 or len(w) != rows.shape[1] or w.dtype is not x.dtype:
+        _, w = fitted("linear", x, w=(w, (x.shape[-1], w.shape[-1] if w.ndim else 0)))
     y = rows.dot(w)
     if b is not None:
+        if b.shape != y.shape[1:] or b.dtype is not x.dtype:
+            _, b = fitted("linear", x, b=(b, y.shape[1:]))
         y += b
     if rows is not x:
-        y = y.reshape(*x.shape[:-1], fan_out)
+        y = y.reshape(*x.shape[:-1], y.shape[1])
     return y, (rows, w, x.shape, b is not None, y.shape)
 
 

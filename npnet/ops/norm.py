@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npnet.ops.checks import as_rows, fitted, floating, quietly, upstream
+from npnet.ops.checks import as_rows, fitted, floating, floating_rows, quietly, upstream
 from npnet.ops.constants import number, ones, sum_rows
 
 
@@ -224,10 +224,9 @@ def rms_norm(
 
     x (..., C), gain (C,) or None -> y (..., C). Nothing is subtracted and there is no bias.
     """
-    floating("rms_norm", x, axes=1)
+    rows = floating_rows("rms_norm", x)
     if gain is not None and (gain.shape != x.shape[-1:] or gain.dtype is not x.dtype):
-        x, gain = fitted("rms_norm", x, gain=(gain, x.shape[-1:]))
-    rows = as_rows(x)
+        _, gain = fitted("rms_norm", x, gain=(gain, x.shape[-1:]))
     inv = _inverse_rms(rows, eps)
     xhat = rows * inv
     y = xhat if gain is None else xhat * gain
