@@ -11,14 +11,17 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 Schedule = Callable[[int], float]
+Total = Callable[[np.ndarray], np.ndarray]
 
 
 class Optimizer:
     """`step` updates data by grad: a Model's flat vectors, or after `move` a part of them. The
-    state is that of the whole vectors; an attribute of the same name is the part."""
+    state is that of the whole vectors; an attribute of the same name is the part. Where others
+    update the other parts, total(array) adds up an array over all parts, in place."""
 
     def __init__(self, data: np.ndarray, grad: np.ndarray, **state: np.ndarray) -> None:
         self.data, self.grad, self._state = data, grad, state
+        self.total: Total | None = None
 
     def step(self, lr: float) -> None:
         raise NotImplementedError
@@ -167,13 +170,15 @@ def cosine(lr: float, steps: int, warmup: int = 0, final: float = 0.0) -> Schedu
     return schedule
 
 
-def clip_grad_norm(grad: np.ndarray, max_norm: float) -> float:
+def clip_grad_norm(grad: np.ndarray, max_norm: float, total: Total | None = None) -> float:
     """Scale grad in place so that its Euclidean norm is at most max_norm; returns the norm before.
+    Where grad is one of several parts, total adds up an array over all of them, in place.
 
     As in torch, the factor is max_norm / (norm + 1e-6) wherever that is below 1, so a norm that
     just meets the bound is scaled too.
     """
-    norm = math.sqrt(float(np.dot(grad, grad)))
+    square = np.dot(grad, grad).reshape(1)
+    norm = math.sqrt(square.item() if total is None else total(square).item())
     factor = max_norm / (norm + 1e-6)
     if factor < 1:
         grad *= factor

@@ -25,6 +25,9 @@ from npnet.random import Generator
 
 PATIENCE = 1.0  # seconds that a rank which has failed waits for the others to fail as well
 PIECE = 1 << 20  # numbers added at a time: beyond, MPICH takes three times as long for each
+# Attention looks at pairs of positions and a recurrence takes a step for each of the longest row,
+# so a long row costs more than its positions: measured, about length (LONG + length).
+LONG = 30
 # Environment variables in which launchers tell a process its rank and how many there are. MPICH,
 # Intel MPI and srun --mpi=pmi2 set the first pair, Open MPI the second, srun --mpi=pmix the third.
 LAUNCHERS = {
@@ -187,16 +190,17 @@ def join() -> Alone:
 def share(lengths: np.ndarray, rank: int, size: int) -> slice | np.ndarray:
     """Which rows of a batch this rank computes, by the length of each, (B,).
 
-    Rows of different lengths are sorted, the longest first, and cut where each rank gets as many
-    positions, to within one row. Rows of a share are thus of similar length, which makes
+    Rows of different lengths are sorted, the longest first, and cut where each rank gets as much
+    work, by LONG, to within one row. Rows of a share are thus of similar length, which makes
     attention's rectangle of (rows, longest row) small. Rows may be fewer than ranks.
     """
     B = len(lengths)
     if lengths.min() == lengths.max():
         return _part(B, rank, size)
     order = np.argsort(-lengths, kind="stable")
-    ends = 2 * lengths[order].cumsum()
-    middles = ends - lengths[order]
+    work = (lengths * (LONG + lengths))[order]
+    ends = 2 * work.cumsum()
+    middles = ends - work
     return order[middles * size // ends[-1] == rank]
 
 
@@ -244,6 +248,7 @@ def share_update(model: Model, optimizer: Optimizer, ranks: Alone) -> None:
     data, *state = rows[ranks.size :, :-2]
     model.move(data, rows[: ranks.size], ranks.rank)
     optimizer.move(data, model.grad, state, _part(len(data), ranks.rank, ranks.size))
+    optimizer.total = ranks.add
 
 
 def share_loss_and_grad(
@@ -261,27 +266,26 @@ def share_loss_and_grad(
 
 
 def add_up(model: Model, loss: np.floating, ranks: Alone) -> np.floating:
-    """The sum of the losses and, in model.grad, of the gradients of all ranks, on every rank; and
-    whether one of them wants to stop."""
+    """The sum of the losses of all ranks, on every rank, and whether one of them wants to stop. In
+    model.grad the gradients are added up, or of those in common memory the part that this rank
+    updates."""
     if ranks.size == 1:
         return loss
-    row = model.row
-    row[-2:] = loss, ranks.wants_to_stop
+    model.row[-2:] = loss, ranks.wants_to_stop
     if len(model.sums) == 1:
-        ranks.add(row)
+        loss, wanted = ranks.add(model.row)[-2:]
     else:
-        add_rows(model.sums, ranks)
-    ranks.stopping = bool(row[-1] > 0)
-    return row[-2]
+        add_rows(model.sums[:, :-2], ranks)
+        loss, wanted = np.add.reduce(model.sums[:, -2:], axis=0)
+    ranks.stopping = bool(wanted > 0)
+    return loss
 
 
 def add_rows(rows: np.ndarray, ranks: Alone) -> None:
-    """Each row, one for each rank in common memory, becomes their sum; of the columns every rank
-    adds up a part."""
-    first, *others = rows[:, _part(rows.shape[1], ranks.rank, ranks.size)]
+    """Of rows in common memory, one for each rank, a part of this rank's becomes the sum of that
+    part of all. Nobody else reads it; all may write their rows again when they have met."""
     ranks.meet()
-    for other in others:
-        first += other
-    for other in others:
-        other[...] = first
-    ranks.meet()
+    part = _part(rows.shape[1], ranks.rank, ranks.size)
+    for rank, row in enumerate(rows):
+        if rank != ranks.rank:
+            rows[ranks.rank, part] += row[part]

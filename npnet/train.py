@@ -70,7 +70,7 @@ def loop(
         if not math.isfinite(loss):
             raise Diverged(f"the loss is {loss} at step {step}, learning rate {rate:g}")
         if max_norm is not None:
-            clip_grad_norm(model.grad, max_norm)
+            clip_grad_norm(optimizer.grad, max_norm, optimizer.total)
         optimizer.step(rate)
         ranks.meet()
         return loss

@@ -71,7 +71,8 @@ def trained(kind, ranks, steps=50, dtype="float64"):
     rule, lr = (SGD, 0.05) if model.windowed else (AdamW, 0.01)
     optimizer = rule(model.data, model.grad)
     drawn = batches(model, sizes)
-    losses = [loss for _, loss in loop(model, drawn, optimizer, constant(lr), steps, ranks=ranks)]
+    steps_taken = loop(model, drawn, optimizer, constant(lr), steps, max_norm=1.0, ranks=ranks)
+    losses = [loss for _, loss in steps_taken]
     x, y = batch(model, 50, np.random.default_rng(4))
     if model.windowed:
         calibrate(model, x, chunk=7, ranks=ranks)

@@ -15,10 +15,11 @@ from shared_runs import KINDS, T, batch, distance, small
 from npnet import ops
 from npnet import ranks as module
 from npnet.data import Vocabulary
-from npnet.optim import AdamW
+from npnet.optim import AdamW, clip_grad_norm
 from npnet.random import TorchGenerator
 from npnet.ranks import (
     ALONE,
+    LONG,
     Alone,
     add_up,
     connect,
@@ -84,17 +85,22 @@ def in_threads(size, work, kind=Thread):
 
 
 def one_step(kind, ranks, B, seed):
-    """Loss, gradient and running statistics of one batch, parameters and moments after it."""
+    """Loss, norm of the gradient, clipped gradient and running statistics of one batch, parameters
+    and moments after it."""
     model = small(kind)
     optimizer = AdamW(model.data, model.grad, eps=1e-2)
     connect(model, ranks)
     share_update(model, optimizer, ranks)
     x, y = batch(model, B, np.random.default_rng(seed))
     loss = add_up(model, share_loss_and_grad(model, x, y, ranks), ranks)
+    norm = clip_grad_norm(optimizer.grad, 0.1, optimizer.total)
+    grad = optimizer.grad
+    if optimizer.total:
+        grad = np.concatenate(ranks.gather(grad))
     optimizer.step(0.1)
     ranks.meet()
     statistics = np.concatenate([[0.0], *model.buffers().values()])
-    return np.array([loss]), model.grad, statistics, model.data, *optimizer.state().values()
+    return np.array([loss, norm]), grad, statistics, model.data, *optimizer.state().values()
 
 
 @pytest.mark.parametrize("threads", [Thread, OneMemory])
@@ -128,15 +134,16 @@ def test_a_shared_batch_norm_has_the_range_of_one(scale):
 
 
 @given(st.lists(st.integers(1, T), min_size=1, max_size=40), st.integers(1, 7))
-def test_every_row_is_in_one_share_and_the_positions_are_even(lengths, size):
+def test_every_row_is_in_one_share_and_the_work_is_even(lengths, size):
     lengths = np.array(lengths)
     rows = [np.arange(len(lengths))[share(lengths, rank, size)] for rank in range(size)]
     together = np.concatenate(rows)
     assert sorted(together) == list(range(len(lengths)))
     if lengths.min() < lengths.max():
         assert (np.diff(lengths[together]) <= 0).all()  # those of a share are alike
-        loads = [lengths[part].sum() for part in rows]
-        assert all(abs(load - lengths.sum() / size) <= T for load in loads)
+        work = lengths * (LONG + lengths)
+        loads = [work[part].sum() for part in rows]
+        assert all(abs(load - work.sum() / size) <= work.max() for load in loads)
 
 
 def test_rows_of_one_length_are_shared_evenly_too():
