@@ -24,6 +24,7 @@ from npnet.packing import scored_lengths
 from npnet.random import Generator
 
 PATIENCE = 1.0  # seconds that a rank which has failed waits for the others to fail as well
+HEARD = 0.5  # seconds in which a launcher has surely read what a rank has written
 PIECE = 1 << 20  # numbers added at a time: beyond, MPICH takes three times as long for each
 # Attention looks at pairs of positions and a recurrence takes a step for each of the longest row,
 # so a long row costs more than its positions: measured, about length (LONG + length).
@@ -139,7 +140,9 @@ class Ranks(Alone):
         return True
 
     def abort(self, status: int) -> None:
-        """End all ranks; mpiexec returns the status. What MPI itself prints then is dropped."""
+        """End all ranks; mpiexec returns the status. What MPI itself prints then is dropped, but
+        not this rank's last line, which mpiexec must have read before it is told to end."""
+        time.sleep(HEARD)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         self._world.Abort(status)
 
