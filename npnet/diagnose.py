@@ -69,7 +69,7 @@ def observe(model: Model, x: np.ndarray, y: np.ndarray) -> list[Observed]:
     """
     layers = chain(model)
     outs, passed = [], []
-    h, y, packing = model.packed(x, y, apart=True)
+    h, y, _, packing = model.packed(x, y, apart=True)
     for layer in layers:
         h, cache = Sequential(layer).forward(h, True, packing)
         outs.append(h)

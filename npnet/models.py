@@ -220,9 +220,8 @@ class Model:
         """The loss in training mode; every gradient, times dloss, is written into `grad`. n is
         given where (x, y) is a share of a batch with n targets that count (see cross_entropy);
         apart is that of `packed`."""
-        loss, cache, caches, packing = self._forward(x, y, training=True, n=n, apart=apart)
-        dlogits = ops.cross_entropy_backward(dloss, cache)
-        self.network.backward(packing.each_backward(dlogits) if packing else dlogits, caches)
+        loss, cache, caches = self._forward(x, y, training=True, n=n, apart=apart)
+        self.network.backward(ops.cross_entropy_backward(dloss, cache), caches)
         return loss
 
     def _forward(
@@ -233,33 +232,37 @@ class Model:
         n: int | None = None,
         apart: bool = False,
     ) -> tuple[Any, ...]:
-        """The loss with its cache, the layers' caches and the packing."""
-        x, y, packing = self.packed(x, y, apart)
+        """The loss with its cache, and the layers' caches."""
+        x, y, rows, packing = self.packed(x, y, apart)
         logits, caches = self.network.forward(x, training, packing)
-        logits = packing.each(logits) if packing else logits
-        return *ops.cross_entropy(logits, y, n=n), caches, packing
+        return *ops.cross_entropy(logits, y, n=n, rows=rows), caches
 
     def packed(
         self, x: np.ndarray, y: np.ndarray, apart: bool = False
-    ) -> tuple[np.ndarray, np.ndarray, Packing | None]:
-        """ids as the network reads them, and the targets of `Packing.each` row of its logits. Of a
-        sequence nothing is computed beyond its last target that counts, and where no layer looks
-        along time, at those targets alone. Where all begin with the same id, the first step is
-        computed once, unless they are to be kept apart."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, Packing | None]:
+        """ids as the network reads them, the targets, and the row of the logits that each is scored
+        in, or None where it is its own. Of a sequence nothing is computed beyond its last target
+        that counts, and where no layer looks along time, at those targets alone. What is alike is
+        computed once, unless it is to be kept apart: the first step, where all begin with the same
+        id, and where no layer looks along time, an id."""
         x, y = np.asarray(x), np.asarray(y)
         if self.windowed:
-            return x, y, None
+            return x, y, None, None
         if x.shape != y.shape or x.ndim != 2:
             raise ValueError(f"ids and targets must be (B, T) alike, got {x.shape}, {y.shape}")
+        once = self._once and not apart
         if not self._along_time:
             counts = y != -1
-            return x[counts], y[counts], None
-        alike = self._once and not apart and len(x) > 1 and _constant(x[:, 0].tolist())
+            ids, targets, V = x[counts], y[counts], self.config.vocab_size
+            if once and len(ids) > V:
+                return np.arange(V), targets, ids, None
+            return ids, targets, None, None
+        alike = once and len(x) > 1 and _constant(x[:, 0].tolist())
         if y.size and y.item(y.argmin()) >= 0:
             packing = full(*y.shape, alike)
         else:
             packing = Packing(scored_lengths(y != -1), alike)
-        return packing.pack(x), packing.targets(y), packing
+        return packing.pack(x), *packing.targets(y), packing
 
     @property
     def positional(self) -> bool:

@@ -11,10 +11,11 @@ sequences hand back.
 """
 
 from functools import cached_property, lru_cache
+from itertools import accumulate
 
 import numpy as np
 
-from npnet.ops.constants import sum_rows
+from npnet.ops.constants import starts
 
 
 def scored_lengths(counts: np.ndarray) -> np.ndarray:
@@ -34,22 +35,22 @@ class Packing:
     def __init__(self, lengths: np.ndarray, alike: bool = False) -> None:
         """lengths (B,): of each sequence, in the order of the batch; 0 leaves it out. alike: all
         are alike at step 0, and none is left out."""
-        counts = lengths.tolist()
-        self.shape = B, T = len(counts), max(counts, default=0)
+        _, *ends = np.bincount(lengths, minlength=1).tolist()  # how many have 1, 2, ... positions
+        self.sizes = list(accumulate(reversed(ends)))[::-1]
+        self.shape = B, T = len(lengths), len(ends)
         self._alike = alike
         self._places: np.ndarray | None = None
-        if min(counts, default=T) == T and not self._alike:
-            self.sizes = [B] * T
+        if self.sizes[-1:] in ([], [B]) and not self._alike:
             return
         order = (-lengths).argsort(kind="stable")
-        step = np.arange(T)[:, None]
+        step = starts(T, 1)[:, None]
         alive = lengths[order] > step  # (T, B)
-        if self._alike:
-            alive[0, 1:] = False
-        self.sizes = np.add.reduce(alive, axis=1).tolist()
         # The place of each row in the batch, whose (B, T) are counted row by row; None where all
         # sequences are equally long, so that it is enough to exchange the two axes.
-        self._places = (order * T + step)[alive]
+        self._places = self._positions = (order * T + step)[alive]
+        if self._alike:
+            self.sizes[0] = 1
+            self._places = self._positions[B - 1 :]
 
     @cached_property
     def steps(self) -> np.ndarray:
@@ -91,28 +92,15 @@ class Packing:
             np.add.reduce(dx[:, 0], out=drows[0])
         return drows
 
-    def each(self, rows: np.ndarray) -> np.ndarray:
-        """(N, C) -> one row for each position of each sequence, those of step 0 in the order of the
-        batch."""
+    def targets(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """(B, T or more) -> the targets of all positions of all sequences, and the row of each, or
+        None where every position has a row of its own."""
         if not self._alike:
-            return rows
-        B = self.shape[0]
-        y = np.empty_like(rows, shape=(B - 1 + len(rows), rows.shape[1]))
-        y[:B], y[B:] = rows[0], rows[1:]
-        return y
-
-    def each_backward(self, dy: np.ndarray) -> np.ndarray:
-        """dy is overwritten."""
-        if not self._alike:
-            return dy
-        drows = dy[self.shape[0] - 1 :]
-        drows[0] = sum_rows(dy[: self.shape[0]])
-        return drows
-
-    def targets(self, y: np.ndarray) -> np.ndarray:
-        """(B, T or more) -> those of `each` row."""
-        packed = self.pack(y)
-        return np.concatenate([y[:, 0], packed[1:]]) if self._alike else packed
+            return self.pack(y), None
+        B, T = self.shape
+        rows = np.arange(1 - B, sum(self.sizes))
+        rows[:B] = 0
+        return y[:, :T].reshape(B * T).take(self._positions), rows
 
 
 @lru_cache(maxsize=64)

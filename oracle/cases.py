@@ -130,6 +130,13 @@ def draw_cross_entropy(d: Draw, lead, V, ignored, ignore_index):
     )
 
 
+def draw_cross_entropy_rows(d: Draw, lead, R, V, ignored, ignore_index):
+    """Several targets a row, and rows without any."""
+    inputs, options = draw_cross_entropy(d, lead, V, ignored, ignore_index)
+    targets = inputs["targets"].ravel()
+    return {"logits": d.x(R, V), "targets": targets, "rows": d.indices(R, targets.shape)}, options
+
+
 def draw_norm(d: Draw, lead, C, **options):
     return {"x": d.x(*lead, C), "gain": d.normal(C), "bias": d.normal(C)}, given(**options)
 
@@ -241,6 +248,23 @@ CASES: dict[str, Case] = {
             separable=False,
         ),
         Case(
+            "cross_entropy_rows",
+            draw_cross_entropy_rows,
+            {
+                "lead": LEAD,
+                "R": SIZE,
+                "V": SIZE,
+                "ignored": ("none", "some", "all but one"),
+                "ignore_index": (None, -100, 0),
+            },
+            batched=(),
+            separable=False,
+            forward=lambda logits, targets, rows, **options: ops.cross_entropy(
+                logits, targets, rows=rows, **options
+            ),
+            backward=ops.cross_entropy_backward,
+        ),
+        Case(
             "batch_norm",
             draw_norm,
             {"lead": BATCHES, "C": SIZE, "eps": EPS, "unbiased": (None, True, False)},
@@ -306,6 +330,9 @@ EDGES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("cross_entropy", "one class", {"V": 1}),
     ("cross_entropy", "one target that counts", {"lead": (2, 3), "V": 5, "ignored": "all but one"}),
     ("cross_entropy", "one position", {"lead": (1,), "V": 5}),
+    ("cross_entropy_rows", "one row for all", {"lead": (7,), "R": 1, "V": 5}),
+    ("cross_entropy_rows", "more rows than targets", {"lead": (3,), "R": 33, "V": 5}),
+    ("cross_entropy_rows", "some ignored", {"lead": (70,), "V": 5, "ignored": "some"}),
     ("batch_norm", "two rows", {"lead": (2,)}),
     ("batch_norm", "two rows with ties", {"lead": (2,), "values": "ties", "C": 7}),
     ("batch_norm", "a constant column", {"values": "constant", "lead": (7,)}),

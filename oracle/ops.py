@@ -132,6 +132,15 @@ def cross_entropy_scale(dloss, logits, targets, ignore_index=-1):
     return loss, (p * relative + onehot) * counted * dloss.abs() / n
 
 
+def cross_entropy_rows(logits, targets, rows, ignore_index=-1):
+    return cross_entropy(logits[rows], targets, ignore_index)
+
+
+def cross_entropy_rows_scale(dloss, logits, targets, rows, ignore_index=-1):
+    loss, dlogits = cross_entropy_scale(dloss, logits[rows], targets, ignore_index)
+    return loss, torch.zeros_like(logits).index_add_(0, rows.long(), dlogits)
+
+
 def batch_norm(x, gain, bias, eps=1e-5, unbiased=True):
     rows = x.reshape(-1, x.shape[-1])
     if unbiased:

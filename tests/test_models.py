@@ -526,14 +526,15 @@ def test_a_common_start_is_computed_once_and_changes_nothing(kind, seed):
     x, y = batch(model, seed=seed)
     x[:, 0] = x[0, 0]
     loss = model.loss_and_grad(x, y)
-    h, targets, packing = model.packed(x, y, apart=True)
+    h, targets, rows, packing = model.packed(x, y, apart=True)
+    assert rows is None
     logits, caches = model.network.forward(h, True, packing)
     expected, cache = ops.cross_entropy(logits, targets)
     found = model.grad.copy()
     model.network.backward(ops.cross_entropy_backward(1.0, cache), caches)
     np.testing.assert_allclose(loss, expected, rtol=1e-12)
     np.testing.assert_allclose(found, model.grad, rtol=1e-9, atol=1e-12)
-    once, again = model.packed(x, y)[2], packing
+    once, again = model.packed(x, y)[3], packing
     if again is not None and len(x) > 1:
         assert once.sizes == [1, *again.sizes[1:]]
 
@@ -543,6 +544,17 @@ def test_where_rows_are_not_to_be_taken_for_one_another_every_start_is_computed(
     x = np.zeros((3, 4), np.int64)
     for dropout, first in ((0.1, 3), (0.0, 1)):
         model = build("transformer", replace(config, dropout=dropout), TorchGenerator(0))
-        assert model.packed(x, x)[2].sizes[0] == first
+        assert model.packed(x, x)[3].sizes[0] == first
     x[1, 0] = 1
-    assert model.packed(x, x)[2].sizes[0] == 3
+    assert model.packed(x, x)[3].sizes[0] == 3
+
+
+def test_where_nothing_looks_along_time_an_id_is_computed_once():
+    model = build("bigram", Config(5, 4), TorchGenerator(0))
+    x = np.array([[0, 1, 2, 1], [0, 1, 4, 4]])
+    y = np.array([[1, 2, 1, -1], [1, 4, 4, 0]])
+    ids, targets, rows, _ = model.packed(x, y)
+    assert ids.tolist() == [0, 1, 2, 3, 4]
+    assert (rows.tolist(), targets.tolist()) == ([0, 1, 2, 0, 1, 4, 4], [1, 2, 1, 1, 4, 4, 0])
+    few = model.packed(x[:1], y[:1])
+    assert (few[0].tolist(), few[2]) == ([0, 1, 2], None)

@@ -47,7 +47,7 @@ def test_every_backward_is_in_the_table():
         found |= {
             name.removesuffix("_backward") for name, _ in functions if name.endswith("_backward")
         }
-    assert found == CASES.keys() - {"causal_attention_dropout"}
+    assert found == CASES.keys() - {"causal_attention_dropout", "cross_entropy_rows"}
     assert {name for name in ops.__all__ if not name.endswith("_backward")} == found
     assert {name for name, _, _ in EDGES} | {"dropout"} == CASES.keys()
 

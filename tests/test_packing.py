@@ -44,10 +44,11 @@ def test_what_is_alike_at_the_start_is_one_row(lengths):
     rows = packing.pack(x)
     np.testing.assert_array_equal(rows, apart.pack(x)[B - 1 :])
     np.testing.assert_array_equal(packing.spread(rows), apart.spread(apart.pack(x)))
-    np.testing.assert_array_equal(packing.each(rows), apart.pack(x))
     y = rng.integers(0, 9, (B, T))
-    np.testing.assert_array_equal(packing.targets(y)[:B], y[:, 0])
-    np.testing.assert_array_equal(packing.targets(y)[B:], apart.pack(y)[B:])
+    targets, scored = packing.targets(y)
+    np.testing.assert_array_equal(targets, apart.pack(y))
+    np.testing.assert_array_equal(rows[scored], apart.pack(x))
+    assert apart.targets(y)[1] is None
 
 
 @pytest.mark.parametrize("alike", [False, True])
@@ -59,7 +60,6 @@ def test_each_way_back_is_the_transpose(lengths, alike):
     for f, back, shape in (
         (packing.pack, packing.pack_backward, (B, T, 3)),
         (packing.spread, packing.spread_backward, (N, 3)),
-        (packing.each, packing.each_backward, (N, 3)),
     ):
         x = rng.standard_normal(shape)
         y = f(x)

@@ -1,13 +1,22 @@
 """Softmax and cross-entropy fused: together both passes are simpler, and safer, than apart."""
 
+import math
+
 import numpy as np
 
 from npnet.ops.checks import as_rows, floating, within
 from npnet.ops.constants import one_hot, ones, starts
 
+# A sum of exponentials from e^-16 to e^16 has a logarithm that is as exact as the loss has to be.
+_SAFE_LOG_SUM = 16
+
 
 def cross_entropy(
-    logits: np.ndarray, targets: np.ndarray, ignore_index: int = -1, n: int | None = None
+    logits: np.ndarray,
+    targets: np.ndarray,
+    ignore_index: int = -1,
+    n: int | None = None,
+    rows: np.ndarray | None = None,
 ) -> tuple[np.floating, tuple]:
     """Mean negative log-likelihood in nats:
         loss = mean over n of (log sum_v exp(z[n, v]) - z[n, targets[n]]).
@@ -19,43 +28,46 @@ def cross_entropy(
 
     n is given where the positions are a share of a batch in which n count: the losses of all shares
     then add up to the mean, and so do their gradients. A share may have none that counts.
+
+    rows is given where positions have logits in common: logits (R, V), targets (N,) and rows (N,),
+    integers in [0, R), with z[rows[n]] in place of z[n].
     """
     floating("cross_entropy", logits, axes=1)
     shape = logits.shape
-    if targets.shape != shape[:-1]:
+    scored = shape[:-1] if rows is None else rows.shape
+    if targets.shape != scored or (rows is not None and (len(shape), rows.ndim) != (2, 1)):
         raise ValueError(
-            f"cross_entropy: logits {shape} need targets {shape[:-1]}, got {targets.shape}"
+            f"cross_entropy: logits {shape} need targets {scored}, got {targets.shape}"
         )
-    V = shape[-1]
+    z, V = as_rows(logits), shape[-1]
+    if rows is not None and not within(rows, len(z)):
+        raise ValueError(f"cross_entropy: rows must be integers from 0 to {len(z) - 1}")
     targets = targets.ravel()
-    ignored, counted = None, len(targets)
     if 0 <= ignore_index < V or not within(targets, V):
-        ignored = targets == ignore_index
-        targets = targets * ~ignored
+        counted = (targets != ignore_index).nonzero()[0]
+        targets = targets[counted]
+        rows = counted if rows is None else rows[counted]
         if not within(targets, V):
             raise ValueError(
                 f"cross_entropy: targets must be integers from 0 to {V - 1}, "
                 f"or {ignore_index} to be ignored"
             )
-        counted -= int(np.count_nonzero(ignored))
-    n = counted if n is None else n
+    n = len(targets) if n is None else n
     if n == 0:
         raise ValueError(
             f"cross_entropy: every target is {ignore_index}, so there is nothing to average"
         )
-    z = as_rows(logits)
     row = starts(len(z), V)
-    # In rows as short as these the largest is found sooner by argmax than by max.
-    z = z - z.take(row + z.argmax(axis=1))[:, None]
-    target_z = z.take(row + targets)
-    p = np.exp(z, out=z)
-    total = p.dot(ones(V, p.dtype))
+    z, p, total = _exponentials(z, row)
     p /= total[:, None]
     nll = np.log(total)
-    nll -= target_z
-    if ignored is not None:
-        nll[ignored] = 0
-    return np.add.reduce(nll) / n, (p, targets, ignored, n, shape)
+    if rows is None:
+        places = row + targets
+    else:
+        places = row.take(rows) + targets
+        nll = nll.take(rows)
+    nll -= z.take(places)
+    return np.add.reduce(nll) / n, (p, targets, None if rows is None else places, n, shape)
 
 
 def cross_entropy_backward(dloss: float, cache: tuple) -> np.ndarray:
@@ -64,14 +76,33 @@ def cross_entropy_backward(dloss: float, cache: tuple) -> np.ndarray:
 
     For one position loss = log sum_v exp(z_v) - z_t. The first term's slope in z_v is
     exp(z_v) / sum exp = p_v, the second's is -1 at v = t: what the model believed minus what was
-    true. Each row adds up to 0.
+    true. Each row adds up to 0. A row that c positions have in common gets the sum over them,
+    c p - (how often v is the target); one of no position, c = 0, has no gradient.
     """
-    p, targets, ignored, n, shape = cache
+    p, targets, places, n, shape = cache
     scale = np.array(dloss / n, p.dtype)
     if scale.ndim:
         raise ValueError(f"cross_entropy_backward: dloss must be a number, got {np.shape(dloss)}")
-    dlogits = p - one_hot(targets, p.shape[1], p.dtype)
+    if places is None:
+        dlogits = p - one_hot(targets, p.shape[1], p.dtype)
+    else:
+        count = np.bincount(places, minlength=p.size).astype(p.dtype).reshape(p.shape)
+        dlogits = p * count.dot(ones(p.shape[1], p.dtype))[:, None]
+        dlogits -= count
     dlogits *= scale
-    if ignored is not None:
-        dlogits[ignored] = 0
     return dlogits if len(shape) == 2 else dlogits.reshape(shape)
+
+
+def _exponentials(z: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """z (N, V), shifted where it has to be, its exponentials and their sums (N,). The shift by the
+    row maximum is the most expensive part, and moderate logits need none."""
+    sum_columns = ones(z.shape[1], z.dtype)
+    if z.size and z.real.item(z.argmax()) <= _SAFE_LOG_SUM:
+        p = np.exp(z)
+        total = p.dot(sum_columns)
+        if total.real.item(total.argmin()) >= math.exp(-_SAFE_LOG_SUM):
+            return z, p, total
+    # In rows as short as these the largest is found sooner by argmax than by max.
+    z = z - z.take(row + z.argmax(axis=1))[:, None]
+    p = np.exp(z)
+    return z, p, p.dot(sum_columns)
