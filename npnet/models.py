@@ -258,7 +258,7 @@ class Model:
                 return np.arange(V), targets, ids, None
             return ids, targets, None, None
         alike = once and len(x) > 1 and _constant(x[:, 0].tolist())
-        if y.size and y.item(y.argmin()) >= 0:
+        if y.size and y.item(-1) >= 0 and y.item(y.argmin()) >= 0:
             packing = full(*y.shape, alike)
         else:
             packing = Packing(scored_lengths(y != -1), alike)

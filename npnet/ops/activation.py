@@ -79,8 +79,9 @@ def sigmoid(x: np.ndarray) -> tuple[np.ndarray, tuple]:
     from where on y is 1 in every dtype.
     """
     floating("sigmoid", x)
-    y = np.asarray(np.minimum(x, number(80, x.dtype)))
-    np.exp(y, out=y)
+    if not x.size or not x.real.item(x.argmax()) <= 80:  # that is found sooner than it is cut
+        x = np.minimum(x, number(80, x.dtype))
+    y = np.asarray(np.exp(x))
     y /= y + number(1, y.dtype)
     return y, (y,)
 

@@ -37,8 +37,9 @@ def fitted(
                 f"{op}: with {_described(x)} as input, {name} must be floating numbers {shape}, "
                 f"got {_described(array)}"
             )
-        alike = array.dtype.kind == x.dtype.kind
-        arrays.append(array.astype(x.dtype, copy=False) if alike else array)
+        if array.dtype is not x.dtype and array.dtype.kind == x.dtype.kind:
+            array = array.astype(x.dtype, copy=False)
+        arrays.append(array)
     return arrays
 
 

@@ -151,9 +151,11 @@ def embedding_linear_backward(
     dr = onehot.T.dot(dy).reshape(K, V, H)
     dw = np.empty_like(w) if out[1] is None else out[1]
     np.matmul(table.T, dr, out=dw.reshape(K, C, H))
-    # Of dr_k @ w_k^T dr_k is the smaller to lay out anew.
-    transposed = w.reshape(K, C, H) @ dr.swapaxes(1, 2).copy()
-    dtable = np.add.reduce(transposed.swapaxes(1, 2), axis=0, out=out[0])
+    if K == 1:
+        dtable = np.matmul(dr[0], w.T, out=out[0])
+    else:  # of dr_k @ w_k^T dr_k is the smaller to lay out anew
+        transposed = w.reshape(K, C, H) @ dr.swapaxes(1, 2).copy()
+        dtable = np.add.reduce(transposed.swapaxes(1, 2), axis=0, out=out[0])
     return dtable, dw, sum_rows(dr[0], out[2])
 
 

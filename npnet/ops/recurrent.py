@@ -76,7 +76,7 @@ def rnn_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
         hand_down(dp, dh_t)
         da_t *= dh_t
         dp = da_t.dot(w_back)  # handed down
-    return da, _state_gradient(dp, ndim), np.concatenate(before).T @ da
+    return da, _state_gradient(dp, ndim), np.concatenate(before).T.dot(da)
 
 
 def gru(
@@ -131,24 +131,26 @@ def gru_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
     H = len(w)
     wzr_back, wc_back = w[:, : 2 * H].T.copy(), w[:, 2 * H :].T.copy()
     p, (z, r, c) = np.concatenate(before), gates
-    da_z, da_r, da_c = _slopes(gates)  # each is multiplied by what comes from above
+    da_z, da_r, da_c = da_gates = _slopes(gates)  # each is multiplied by what comes from above
     da_z *= c - p
     da_r *= p
     da_c *= z
     keep = 1 - z
     da_zr = np.empty_like(h, shape=(len(h), 2 * H))
+    da_zr_gates = _gates(da_zr, 2)
     dp = dh[:0]
     for now in reversed(steps):
-        dh_t, da_c_t, da_zr_t = dh[now], da_c[now], da_zr[now]
+        dh_t, da_c_t = dh[now], da_c[now]
         hand_down(dp, dh_t)
         da_c_t *= dh_t
         dp = da_c_t.dot(wc_back)  # d(r p)
-        np.multiply(da_z[now], dh_t, out=da_zr_t[:, :H])
-        np.multiply(da_r[now], dp, out=da_zr_t[:, H:])
+        da_z[now] *= dh_t
+        da_r[now] *= dp
+        da_zr_gates[:, now] = da_gates[:2, now]
         dp *= r[now]
         dh_t *= keep[now]
         dp += dh_t
-        dp += da_zr_t.dot(wzr_back)
+        dp += da_zr[now].dot(wzr_back)
     dw = np.empty_like(w)
     np.matmul(p.T, da_zr, out=dw[:, : 2 * H])
     np.matmul(rp.T, da_c, out=dw[:, 2 * H :])
@@ -205,23 +207,27 @@ def lstm_backward(dy: np.ndarray, cache: LSTMCache) -> tuple[np.ndarray, ...]:
     gates, h, _, u, w, (h_before, c_before), steps, (h_ndim, c_ndim) = cache
     dh = upstream("lstm", dy, h.shape, h.dtype).copy()
     i, f, g, o = gates
-    w_back = w.T.copy()
-    slopes = _slopes(gates)  # and then times what each gate meets in the formulas above
-    slopes[0] *= g
-    slopes[1] *= np.concatenate(c_before)
-    slopes[2] *= i
-    slopes[3] *= u
+    w_back = np.empty_like(w, shape=w.shape[::-1])
+    # More rows of a power of two numbers would drive one another out of the processor's cache.
+    for start in range(0, len(w), 32):
+        w_back[:, start : start + 32] = w[start : start + 32].T
+    dgates = _slopes(gates)  # and then times what each gate meets in the formulas above
+    dgates[0] *= g
+    dgates[1] *= np.concatenate(c_before)
+    dgates[2] *= i
+    dgates[3] *= u
     dc = o * (1 - u * u)  # ∂h/∂c, and then times dh_t
     da = np.empty_like(h, shape=(len(h), 4 * len(w)))
     da_gates = _gates(da, 4)
     dp = dbefore = dh[:0]
     for now in reversed(steps):
-        dh_t, dc_t, slopes_t, da_t = dh[now], dc[now], slopes[:, now], da_gates[:, now]
+        dh_t, dc_t = dh[now], dc[now]
         hand_down(dp, dh_t)
         dc_t *= dh_t
         hand_down(dbefore, dc_t)
-        np.multiply(slopes_t[:3], dc_t, out=da_t[:3])
-        np.multiply(slopes_t[3], dh_t, out=da_t[3])
+        dgates[:3, now] *= dc_t
+        dgates[3, now] *= dh_t
+        da_gates[:, now] = dgates[:, now]
         dbefore = dc_t * f[now]
         dp = da[now].dot(w_back)
     dstates = _state_gradient(dp, h_ndim), _state_gradient(dbefore, c_ndim)
@@ -241,7 +247,7 @@ def _begin(
     each = (sizes[0] if len(sizes) else 0, H)
     others = {name: (s, each if s.shape == each else (H,)) for name, s in states.items()}
     a, *first, w = fitted(op, a, **others, w=(w, (H, n_gate * H)))
-    return a, *(np.full(each, s) for s in first), w, steps
+    return a, *(continued(np.atleast_2d(s), each[0]) for s in first), w, steps
 
 
 def _state_gradient(d: np.ndarray, ndim: int) -> np.ndarray:

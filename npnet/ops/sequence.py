@@ -73,7 +73,7 @@ def steps_of(op: str, x: np.ndarray, sizes: Sequence[int]) -> list[slice]:
     """The rows of each step; ValueError, unless x holds the (N, C) floating numbers of a packed
     batch with these sizes."""
     floating(op, x, axes=2)
-    sizes, ends = list(sizes), accumulate(sizes)
+    sizes, ends = list(sizes), list(accumulate(sizes))
     after = sizes[1:] if sizes[:1] == [1] else sizes
     falling = after == sorted(after, reverse=True) and (not after or after[-1] >= 1)
     if x.ndim != 2 or len(x) != sum(sizes) or not falling:
@@ -81,7 +81,7 @@ def steps_of(op: str, x: np.ndarray, sizes: Sequence[int]) -> list[slice]:
             f"{op}: expected a packed batch with sizes that never grow, but after a first of 1, "
             f"and add up to the rows, got {x.shape} and {sizes}"
         )
-    return [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+    return list(map(slice, [0, *ends], ends))
 
 
 def continued(before: np.ndarray, n: int) -> np.ndarray:
