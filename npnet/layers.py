@@ -36,6 +36,7 @@ class Layer:
     """The defaults: no children, x passes through, and one position is like any other."""
 
     once: bool = True  # whether rows that are alike may be computed once, in training too
+    stepwise: bool = False  # whether it reads the rows of one step after those of another
 
     def children(self) -> "dict[str, Layer]":
         """Name -> layer, in order."""
@@ -472,6 +473,8 @@ class Dropout(AlongTime):
 class CausalMean(AlongTime):
     """ops.causal_mean; one position at a time it keeps the running sum."""
 
+    stepwise = True
+
     def forward(self, x: np.ndarray, training: bool = False, packing: Any = None) -> Pass:
         return ops.causal_mean(x, packing.sizes)
 
@@ -542,6 +545,7 @@ class Recurrent(AlongTime):
     """A cell over the rows of a Table below, ids (N,) -> h (N, H). Its weight multiplies
     [x_t, h_{t-1}] side by side: the first C rows read the input, the last H rows the state."""
 
+    stepwise = True
     states: tuple[str, ...] = ("initial",)
     op: Callable
     op_backward: Callable

@@ -149,6 +149,7 @@ class Model:
             for _, layer in network.walk()
         )
         self._once = all(layer.once for _, layer in network.walk())
+        self._stepwise = any(layer.stepwise for _, layer in network.walk())
         slots = network.parameters()
         self.data: np.ndarray = np.concatenate([slot.data.ravel() for slot in slots.values()])
         self.move(self.data, np.zeros((1, self.data.size + 2), self.data.dtype))
@@ -202,7 +203,7 @@ class Model:
         x = np.asarray(x)
         if self.windowed:
             return self.network.forward(x)[0]
-        packing = full(*x.shape)
+        packing = full(*x.shape, stepwise=self._stepwise)
         return packing.spread(self.network.forward(packing.pack(x), False, packing)[0])
 
     def loss(self, x: np.ndarray, y: np.ndarray) -> np.floating:
@@ -259,7 +260,7 @@ class Model:
             return ids, targets, None, None
         alike = once and len(x) > 1 and _constant(x[:, 0].tolist())
         if y.size and y.item(-1) >= 0 and y.item(y.argmin()) >= 0:
-            packing = full(*y.shape, alike)
+            packing = full(*y.shape, alike, self._stepwise)
         else:
             packing = Packing(scored_lengths(y != -1), alike)
         return packing.pack(x), *packing.targets(y), packing

@@ -60,8 +60,6 @@ class Packing:
     def pack(self, x: np.ndarray) -> np.ndarray:
         """(B, T or more, ...) -> (N, ...)."""
         B, T = self.shape
-        if B == 1:
-            return x[0, :T]
         x, rest = x[:, :T], x.shape[2:]
         if self._places is None:
             return x.swapaxes(0, 1).reshape(B * T, *rest)
@@ -69,8 +67,6 @@ class Packing:
 
     def pack_backward(self, dy: np.ndarray) -> np.ndarray:
         """(N, ...) -> (B, T, ...), zeros where nothing was taken from."""
-        if self.shape[0] == 1:
-            return dy[None]
         (B, T), rest = self.shape, dy.shape[1:]
         if self._places is None:
             return dy.reshape(T, B, *rest).swapaxes(0, 1)
@@ -103,7 +99,30 @@ class Packing:
         return y[:, :T].reshape(B * T).take(self._positions), rows
 
 
+class Rectangle(Packing):
+    """Sequences of the same length, one after the other, for layers that do not read the rows step
+    by step: the rows are the batch itself, and nothing is moved."""
+
+    def __init__(self, B: int, T: int) -> None:
+        self.shape, self.sizes, self._alike = (B, T), [B] * T, False
+
+    @cached_property
+    def steps(self) -> np.ndarray:
+        B, T = self.shape
+        return np.tile(np.arange(T), B)
+
+    def pack(self, x: np.ndarray) -> np.ndarray:
+        B, T = self.shape
+        return x[0, :T] if B == 1 else x[:, :T].reshape(B * T, *x.shape[2:])
+
+    def pack_backward(self, dy: np.ndarray) -> np.ndarray:
+        return dy[None] if self.shape[0] == 1 else dy.reshape(*self.shape, *dy.shape[1:])
+
+
 @lru_cache(maxsize=64)
-def full(B: int, T: int, alike: bool = False) -> Packing:
-    """That of B sequences of the same length T, kept: with running text every batch has it."""
-    return Packing(np.full(B, T), alike)
+def full(B: int, T: int, alike: bool = False, stepwise: bool = True) -> Packing:
+    """That of B sequences of the same length T, kept: with running text every batch has it.
+    stepwise: a layer reads the rows step by step."""
+    if stepwise or alike:
+        return Packing(np.full(B, T), alike)
+    return Rectangle(B, T)

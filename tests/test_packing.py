@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npnet.packing import Packing
+from npnet.packing import Packing, full
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=8))
@@ -67,3 +67,19 @@ def test_each_way_back_is_the_transpose(lengths, alike):
         dx = back(dy.copy())
         assert dx.shape == x.shape
         np.testing.assert_allclose((dy * y).sum(), (dx * x).sum(), rtol=1e-12)
+
+
+def test_a_batch_that_nobody_reads_step_by_step_is_left_as_it_is():
+    x = np.random.default_rng(0).standard_normal((3, 4, 2))
+    batch, steps = full(3, 4, stepwise=False), full(3, 4)
+    rows = batch.pack(x)
+    np.testing.assert_array_equal(rows, x.reshape(12, 2))
+    assert np.shares_memory(rows, x)
+    np.testing.assert_array_equal(batch.pack(np.append(x, x, axis=1)), rows)
+    assert batch.sizes == steps.sizes
+    order = steps.pack(np.arange(12).reshape(3, 4))
+    np.testing.assert_array_equal(batch.steps[order], steps.steps)
+    for there, back in ((batch.spread, batch.spread_backward), (batch.pack_backward, batch.pack)):
+        np.testing.assert_array_equal(there(rows), x)
+        np.testing.assert_array_equal(back(x), rows)
+    np.testing.assert_array_equal(batch.targets(x[..., 0])[0], rows[:, 0])
