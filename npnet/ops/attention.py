@@ -7,12 +7,13 @@ import numpy as np
 
 from npnet.ops.activation import kept
 from npnet.ops.checks import floating, quietly, upstream
-from npnet.ops.constants import number, ones, triangles
+from npnet.ops.constants import NAT, number, ones, power, triangles
 from npnet.random import Generator
 
 # The exponentials of scores up to this size, and a sum of many, are far from overflow and underflow
 # in float32. The row maximum, the most expensive part of a softmax over short rows, is not needed.
-_SAFE_SCORE = 60
+_SAFE_SCORE = 60 * NAT
+_LAID_OUT_FROM = 1 << 13
 
 
 def causal_attention(
@@ -59,23 +60,26 @@ def causal_attention(
     if block >= T:
         x = np.ascontiguousarray(x)  # many small products cost more than a copy that serves them
     q, k, v = _heads(x, n_head)
+    k_t = _transposed(k)
     left = None
     if dropout:
-        left = kept("causal_attention", (*q.shape[:-1], T), dropout, generator)
+        left = kept("causal_attention", (len(x), n_head, T, T), dropout, generator)
+        left = left.reshape(*q.shape[:-1], T)
     result = np.empty_like(x, shape=(len(x), T, C))  # in the order of x, time first if x is
     y = _heads(result, n_head, parts=1)
     weights = []
     for start in range(0, T, block):
         now, seen = slice(start, min(start + block, T)), slice(0, min(start + block, T))
-        views = q, k, v, y
+        views = q, k, k_t, v, y
         if block < T:  # a view of everything takes as long as one of a part
-            views = q[..., now, :], k[..., seen, :], v[..., seen, :], y[..., now, :]
-        q_now, k_seen, v_seen, y_now = views
-        p = _softmax(q_now, k_seen, scale, start)
+            keys = k[..., seen, :], k_t[..., seen]
+            views = q[..., now, :], *keys, v[..., seen, :], y[..., now, :]
+        q_now, k_seen, k_t_seen, v_seen, y_now = views
+        p = _softmax(q_now, k_t_seen, scale, start)
         mask = None if left is None else left[..., now, seen] / p.dtype.type(1 - dropout)
         np.matmul(p if mask is None else p * mask, v_seen, out=y_now)
-        weights.append((now, seen, q_now, k_seen, v_seen, p, mask))
-    return result.reshape(*lead, T, C), (x, n_head, weights, scale, qkv.shape)
+        weights.append((now, seen, q_now, k_seen, p, mask))
+    return result.reshape(*lead, T, C), (x, v, n_head, weights, scale, qkv.shape)
 
 
 def causal_attention_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
@@ -90,7 +94,7 @@ def causal_attention_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
     own, but keys and values are shared by all later blocks, so their gradients add up: the last
     block, which sees all of them, writes dk and dv, and those before it add to them.
     """
-    x, n_head, weights, scale, shape = cache
+    x, v, n_head, weights, scale, shape = cache
     B, T, C3 = x.shape
     dy = upstream("causal_attention", dy, (*shape[:-1], C3 // 3), x.dtype)
     dy = dy.reshape(B, T, C3 // 3)
@@ -99,10 +103,11 @@ def causal_attention_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
     dqkv = np.empty_like(dy, shape=x.shape)
     dy = _heads(dy, n_head, parts=1)
     dq, dk, dv = _heads(dqkv, n_head)
-    for now, seen, q, k, v, p, mask in reversed(weights):
+    v_t = _transposed(v)
+    for now, seen, q, k, p, mask in reversed(weights):
         dy_now, dq_now = (dy[..., now, :], dq[..., now, :]) if len(weights) > 1 else (dy, dq)
         pm = p if mask is None else p * mask
-        ds = dy_now @ v.mT
+        ds = dy_now @ (v_t[..., seen] if len(weights) > 1 else v_t)
         if mask is not None:
             ds *= mask  # dp
         ds -= _row_sums(ds * p)
@@ -118,23 +123,30 @@ def causal_attention_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
     return dqkv.reshape(shape)
 
 
-def _softmax(q: np.ndarray, k: np.ndarray, scale: float, start: int) -> np.ndarray:
-    """The weights of the queries from position `start` on over the keys up to the last of them."""
-    p = quietly(_scores, q, k, scale)
+def _softmax(q: np.ndarray, k_t: np.ndarray, scale: float, start: int) -> np.ndarray:
+    """The weights of the queries from position `start` on over the keys up to the last of them.
+    The scores are in units of 1 / NAT, so that `power` takes them."""
+    p = quietly(_scores, q, k_t, scale * NAT)
     if p.size and max(p.item(p.argmax()), -p.item(p.argmin())) <= _SAFE_SCORE:
-        np.exp(p, out=p)
+        power(p, out=p)
         among_themselves = p[..., start:] if start else p
         among_themselves *= triangles(*q.shape[-3:-1], p.dtype)
     else:
-        p = _large_scores(p, q, k, scale, start)
+        p = _large_scores(p, q, k_t, scale, start)
     p /= _row_sums(p)
     return p
 
 
-def _scores(q: np.ndarray, k: np.ndarray, scale: float) -> np.ndarray:
-    s = q @ k.mT
+def _scores(q: np.ndarray, k_t: np.ndarray, scale: float) -> np.ndarray:
+    s = q @ k_t
     s *= number(scale, s.dtype)
     return s
+
+
+def _transposed(a: np.ndarray) -> np.ndarray:
+    """a (..., T, D) -> a^T (..., D, T), laid out anew if it is large: OpenBLAS multiplies small
+    matrices by a transposed one at half the speed."""
+    return a.mT.copy() if a.size >= _LAID_OUT_FROM else a.mT
 
 
 def _row_sums(a: np.ndarray) -> np.ndarray:
@@ -145,7 +157,7 @@ def _row_sums(a: np.ndarray) -> np.ndarray:
 
 
 def _large_scores(
-    scores: np.ndarray, q: np.ndarray, k: np.ndarray, scale: float, start: int
+    scores: np.ndarray, q: np.ndarray, k_t: np.ndarray, scale: float, start: int
 ) -> np.ndarray:
     """exp(score - a shift of each row) where it is seen, else 0. Row by row: a later position must
     not change how an earlier one is rounded."""
@@ -158,9 +170,9 @@ def _large_scores(
         overflowed = ~np.isfinite(shift - low)[..., 0]
         shift[np.maximum(shift, -low) <= _SAFE_SCORE] = 0
         s -= shift
-        p = np.exp(s, out=s)
+        p = power(s, out=s)
         if overflowed.any():  # a product of two numbers was too large for the dtype
-            s = q.astype(np.float64) @ k.mT.astype(np.float64)
+            s = q.astype(np.float64) @ k_t.astype(np.float64)
             s = np.where(seen, s * scale, -np.inf)
             p[overflowed] = np.exp(s - s.max(axis=-1, keepdims=True))[overflowed]
     return p

@@ -1,12 +1,19 @@
 """Arrays that the operations need at every step and that never change: made once for each size, and
 read-only."""
 
+import math
 from functools import lru_cache
+from typing import Any, cast
 
 import numpy as np
 
 _KEPT_ROWS = 512  # of a unit matrix; a larger one is not worth its memory
 _KEPT_STARTS = 4096
+
+# exp(x) is power(NAT * x): with AVX-512 NumPy raises 2 to a power in half the time that e takes,
+# otherwise e is faster. The factor costs nothing where x is multiplied by another one anyway.
+_SIMD = cast(dict[str, Any], np.show_config(mode="dicts"))["SIMD Extensions"]["found"]
+power, NAT = (np.exp2, 1 / math.log(2)) if {"X86_V4", "AVX512_SKX"} & set(_SIMD) else (np.exp, 1.0)
 
 
 @lru_cache(maxsize=512)

@@ -198,21 +198,24 @@ def layer_norm_backward(
 
     dgain = sum dy xhat and dbias = sum dy over the rows, which share them. Within a row g = dy gain
     is the gradient of xhat, and dx = inv (g - mean(g) - xhat mean(g xhat)): batch norm's derivation
-    with the channels of one row in place of the batch.
+    with the channels of one row in place of the batch. inv is one number for the row, so it can
+    come first: with d = inv g, dx = d - mean(d) - xhat mean(d xhat). inv gain is laid out as a
+    product, for arrays of the same shape are multiplied sooner.
     """
     xhat, gain, inv, with_bias, shape = cache
     dy = as_rows(upstream("layer_norm", dy, shape, xhat.dtype))
     C = number(len(gain), dy.dtype)
     dgain = sum_rows(dy * xhat, out[0])
-    g = dy * gain
-    mean = g.dot(ones(len(gain), dy.dtype))
+    dx = inv.dot(gain[None])
+    dx *= dy
+    mean = dx.dot(ones(len(gain), dy.dtype))
     mean /= C
-    projection = np.vecdot(g, xhat)
+    projection = np.vecdot(dx, xhat)
     projection /= C
-    g -= mean[:, None]  # through the mean
-    g -= xhat * projection[:, None]  # through the variance
-    g *= inv
-    dx = g if len(shape) == 2 else g.reshape(shape)
+    dx -= mean[:, None]  # through the mean
+    dx -= xhat * projection[:, None]  # through the variance
+    if len(shape) != 2:
+        dx = dx.reshape(shape)
     return (dx, dgain, sum_rows(dy, out[1])) if with_bias else (dx, dgain)
 
 
