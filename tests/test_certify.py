@@ -6,7 +6,9 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from command_line import ENVIRONMENT
 
 from oracle import certify as certifying
 from oracle.__main__ import main
@@ -70,3 +72,22 @@ def test_what_is_judged_again_by_the_parts_it_is_summed_from_is_reported_once():
     example |= {"values": "normal", "scale": 1.0, "upstream": 1e4, "layout": "reversed"}
     results = prove("causal_attention_dropout", example)
     assert results and all(result.ok for result in results)
+
+
+def test_without_avx512_powers_are_those_of_e():
+    """Everywhere else npnet calls exp, so that path is proven here too."""
+    found = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])
+    names = [name for name in found if name == "X86_V4" or name.startswith("AVX512")]
+    program = """
+import sys
+import numpy as np
+from npnet.ops import constants
+from oracle.__main__ import main
+assert constants.power is np.exp and constants.NAT == 1
+sys.exit(main(["certify", "--examples", "10", "--op", "causal_attention", "--op", "gelu"]))
+"""
+    environment = ENVIRONMENT | {"NPY_DISABLE_CPU_FEATURES": " ".join(names)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
