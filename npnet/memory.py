@@ -24,7 +24,8 @@ def keep_freed_memory() -> None:
     Where there is no glibc nothing happens.
     """
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        libc = ctypes.CDLL(None)
+        mallopt, malloc_trim = libc.mallopt, libc.malloc_trim
     except (AttributeError, OSError, TypeError):
         return
     M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -32,6 +33,7 @@ def keep_freed_memory() -> None:
     mallopt(M_TRIM_THRESHOLD, 1 << 30)
     try:
         room = [np.empty(_LARGEST - (1 << 20), np.uint8) for _ in range(_ROOM)]
-    except MemoryError:  # a limit on addresses
+    except MemoryError:  # a limit on addresses, of which others need some too
+        malloc_trim(0)
         return
     del room
