@@ -52,6 +52,7 @@ from npnet.layers import (
     Window,
 )
 from npnet.memory import keep_freed_memory
+from npnet.ops.checks import within
 from npnet.packing import Packing, full, scored_lengths
 from npnet.random import Generator, embedding_init, linear_init
 
@@ -255,7 +256,7 @@ class Model:
         if not self._along_time:
             counts = y != -1
             ids, targets, V = x[counts], y[counts], self.config.vocab_size
-            if once and len(ids) > V:
+            if once and len(ids) > V and within(ids, V):
                 return np.arange(V), targets, ids, None
             return ids, targets, None, None
         alike = once and len(x) > 1 and _constant(x[:, 0].tolist())

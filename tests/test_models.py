@@ -249,6 +249,9 @@ def test_ids_outside_of_the_vocabulary_are_an_error(kind):
     for wrong in (-1, 7):
         with pytest.raises(ValueError, match="ids must be integers"):
             model.logits(np.full((2, 4), wrong))
+        if not model.windowed:
+            with pytest.raises(ValueError, match="ids must be integers"):
+                model.loss(np.full((2, 4), wrong), np.zeros((2, 4), np.int64))
 
 
 def test_a_batch_of_one_has_no_statistics():
