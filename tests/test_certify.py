@@ -2,6 +2,7 @@
 reproduced."""
 
 import re
+import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from command_line import ENVIRONMENT
 
+from npnet.ops import constants
 from oracle import certify as certifying
 from oracle.__main__ import main
 from oracle.cases import CASES
@@ -91,3 +93,18 @@ sys.exit(main(["certify", "--examples", "10", "--op", "causal_attention", "--op"
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("platform", "found", "power"),
+    [
+        ("linux", ["AVX512F", "AVX512_SKX"], np.exp2),
+        ("linux", ["X86_V3", "X86_V4"], np.exp2),
+        ("linux", ["AVX2"], np.exp),
+        ("win32", ["X86_V3", "X86_V4"], np.exp),
+    ],
+)
+def test_powers_of_2_are_taken_where_numpy_has_fast_ones(monkeypatch, platform, found, power):
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(np, "show_config", lambda mode: {"SIMD Extensions": {"found": found}})
+    assert runpy.run_path(constants.__file__)["power"] is power
