@@ -197,10 +197,10 @@ FUSED = [
         "dgain",
         "swapped",
     ),
-    ("layer_norm", "g -= mean[:, None]", "pass", "dx", "the term through the mean over axis 1"),
+    ("layer_norm", "dx -= mean[:, None]", "pass", "dx", "the term through the mean over axis 1"),
     (
         "layer_norm",
-        "g -= xhat * projection[:, None]",
+        "dx -= xhat * projection[:, None]",
         "pass",
         "dx",
         "the variance over axis 1 is missing",
