@@ -204,6 +204,8 @@ class Model:
         x = np.asarray(x)
         if self.windowed:
             return self.network.forward(x)[0]
+        if x.ndim != 2:
+            raise ValueError(f"ids must be (B, T), got {x.shape}")
         packing = full(*x.shape, stepwise=self._stepwise)
         return packing.spread(self.network.forward(packing.pack(x), False, packing)[0])
 

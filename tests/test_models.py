@@ -254,6 +254,15 @@ def test_ids_outside_of_the_vocabulary_are_an_error(kind):
                 model.loss(np.full((2, 4), wrong), np.zeros((2, 4), np.int64))
 
 
+def test_sequences_have_two_axes():
+    for kind in BUILDERS:
+        model = make(kind)
+        for shape in ((3,), (2, 3, 1)):
+            if not model.windowed:
+                with pytest.raises(ValueError, match=r"^ids must be \(B, T\), got \("):
+                    model.logits(np.zeros(shape, np.int64))
+
+
 def test_a_batch_of_one_has_no_statistics():
     for kind in ("mlp", "mlp_running", "mlp_deep", "wavenet"):
         model = make(kind)
