@@ -209,7 +209,7 @@ def writers(n, seed=0, report=print):
                     if process.poll() is not None:
                         break
                     if "another run is at work" not in text:
-                        process.wait(5)  # it has left the folder, and is about to end
+                        process.wait(1)  # it has left the folder, and is about to end
                         break
                     assert second.returncode == 2, text
                     refused += 1
