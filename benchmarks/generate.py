@@ -3,6 +3,7 @@
 from functools import partial
 
 import npnet
+from benchmarks.apart import Apart
 from benchmarks.measure import Peer, Progress, installed, interleave, summary, table
 from benchmarks.rows import ROWS, Task, TextTask
 from benchmarks.step import npnet_peer
@@ -21,76 +22,101 @@ ABOUT = {
 def measure(words, seconds=0.4, steps=STEPS, characters=CHARACTERS):
     """what is drawn -> name -> {"seconds", "ratio"}."""
     progress = Progress("generate", 3)
-    found = {f"{N:,} names": names(words, seconds, steps, progress)}
-    progress.advance()
-    progress.say("timing running text")
-    found[f"{characters} characters"] = text(seconds, characters)
-    progress.advance()
+    with Apart() as apart:
+        found = {f"{N:,} names": names(words, apart, seconds, steps, progress)}
+        progress.advance()
+        progress.say("timing running text")
+        found[f"{characters} characters"] = text(apart, seconds, characters)
+        progress.advance()
     return found
 
 
-def names(words, seconds, steps, progress):
+def names(words, apart, seconds, steps, progress):
     progress.say(f"training the Transformer for {steps} steps")
     task, vocabulary = Task("transformer", ROWS["transformer"], words), npnet.Vocabulary(words)
     npnet_peer(task).train(steps)
     progress.advance()
     model, generator = task.model, npnet.TorchGenerator(1)
 
-    def ours(n):
-        for _ in range(n):
-            npnet.generate(model, vocabulary, generator, N)
+    def draw(n, **how):
+        return npnet.generate(model, vocabulary, generator, n, **how)
 
-    peers = {"npnet": Peer(ours)}
-    if installed("torch"):
-        from benchmarks.peers import torch_generate
-
-        length = task.config.block_size - 1
-        made = torch_generate.peers("transformer", task.config, model.parameters())
-        expected = npnet.generate(model, vocabulary, generator, 3, temperature=0)
-        for name, draw in made.items():
-            found = decode(vocabulary, draw(3, length, torch_generate.likeliest))
-            if found != expected:
-                raise AssertionError(f"the likeliest words are {found} in {name}, not {expected}")
-            peers[name] = Peer(partial(repeat, draw, vocabulary, length, torch_generate.sample))
-    progress.say(f"timing {len(peers)} ways in turn")
-    return summary(interleave(peers, seconds))
+    progress.say("timing each way in turn")
+    return in_turn(
+        Peer(partial(repeat, partial(draw, N)), partial(draw, 3, temperature=0)),
+        apart.makers(names_in_torch, task.config, model.parameters(), vocabulary),
+        seconds,
+    )
 
 
-def text(seconds, characters):
+def names_in_torch(config, parameters, vocabulary):
+    """name -> a function that makes the Peer."""
+    if not installed("torch"):
+        return {}
+    from benchmarks.peers import torch_generate
+
+    def words(draw, n, choose):
+        ids = draw(n, config.block_size - 1, choose)
+        return [vocabulary.decode(row).partition(".")[0] for row in ids.numpy()]
+
+    ways = torch_generate.peers("transformer", config, parameters)
+    return {
+        name: partial(
+            Peer,
+            partial(repeat, partial(words, draw, N, torch_generate.sample)),
+            partial(words, draw, 3, torch_generate.likeliest),
+        )
+        for name, draw in ways.items()
+    }
+
+
+def text(apart, seconds, characters):
     """With the parameters as they are drawn, which the time does not depend on."""
     task = TextTask("part7")
     vocabulary, generator = read_text().vocabulary, npnet.TorchGenerator(1)
 
-    def ours(n, **how):
-        for _ in range(n):
-            drawn = npnet.generate_text(task.model, vocabulary, generator, characters, **how)
-            found = "".join(drawn)
-        return found
+    def draw(**how):
+        drawn = npnet.generate_text(task.model, vocabulary, generator, characters, **how)
+        return "".join(drawn)
 
-    peers = {"npnet": Peer(ours)}
-    if installed("torch"):
-        from benchmarks.peers import torch_generate, torch_text
+    return in_turn(
+        Peer(partial(repeat, draw), partial(draw, temperature=0)),
+        apart.makers(text_in_torch, task, vocabulary, characters),
+        seconds,
+    )
 
-        expected = ours(1, temperature=0)
-        for name, draw in torch_text.generators(task, vocabulary.start, characters).items():
-            if vocabulary.decode(draw(torch_generate.likeliest)) != expected:
-                raise AssertionError(f"the likeliest text in {name} is not {expected!r}")
-            peers[name] = Peer(partial(several, draw, torch_generate.sample))
+
+def text_in_torch(task, vocabulary, characters):
+    """name -> a function that makes the Peer."""
+    if not installed("torch"):
+        return {}
+    from benchmarks.peers import torch_generate, torch_text
+
+    ways = torch_text.generators(task, vocabulary.start, characters)
+    return {
+        name: partial(
+            Peer,
+            partial(repeat, partial(draw, torch_generate.sample)),
+            lambda draw=draw: vocabulary.decode(draw(torch_generate.likeliest)),
+        )
+        for name, draw in ways.items()
+    }
+
+
+def in_turn(ours, others, seconds):
+    """The summary of all, once the likeliest words or text are the same in each."""
+    peers, expected = {"npnet": ours}, ours.check()
+    for name, make in others.items():
+        peers[name] = make()
+        found = peers[name].check()
+        if found != expected:
+            raise AssertionError(f"the likeliest are {found!r} in {name}, not {expected!r}")
     return summary(interleave(peers, seconds))
 
 
-def several(draw, choose, n):
+def repeat(draw, n):
     for _ in range(n):
-        draw(choose)
-
-
-def repeat(draw, vocabulary, length, choose, n):
-    for _ in range(n):
-        decode(vocabulary, draw(N, length, choose))
-
-
-def decode(vocabulary, ids):
-    return [vocabulary.decode(row).partition(".")[0] for row in ids.numpy()]
+        draw()
 
 
 def show(found):

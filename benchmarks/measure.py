@@ -30,14 +30,21 @@ TURN = 0.04  # seconds: long beside the clock's grain, short beside a disturbanc
 class Peer:
     """One way to do a row's work.
 
-    train(n)     n steps, minibatches drawn, on the examples of the task
-    check(x, y)  two steps on this batch -> the loss of each; None where it computes no loss
-    chunk        train wants a multiple of it
+    train(n)       n steps, minibatches drawn, on the examples of the task
+    check(inputs)  what must be npnet's: of a training step the losses of two steps on this batch
+                   (x, y); None where there is nothing to compare
+    chunk          train wants a multiple of it
+    seconds(n)     train(n) -> the processor time that it took
     """
 
     train: Callable
     check: Callable | None = None
     chunk: int = 1
+
+    def seconds(self, n):
+        before = process_time()
+        self.train(n)
+        return process_time() - before
 
 
 def agree(task, peers):
@@ -66,9 +73,7 @@ def interleave(peers, seconds):
         peer.train(peer.chunk)
         count, spent = peer.chunk, 0.0
         while spent < TURN:
-            before = process_time()
-            peer.train(count)
-            spent = process_time() - before
+            spent = peer.seconds(count)
             if spent < TURN:
                 wanted = int(1.2 * TURN / max(spent, 1e-6) * count)
                 count = peer.chunk * max(
@@ -81,9 +86,7 @@ def interleave(peers, seconds):
     try:
         for _ in range(max(5, round(seconds / TURN))):
             for name, peer in peers.items():
-                before = process_time()
-                peer.train(counts[name])
-                turns[name].append((process_time() - before) / counts[name])
+                turns[name].append(peer.seconds(counts[name]) / counts[name])
     finally:
         gc.enable()
     return turns

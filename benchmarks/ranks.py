@@ -18,10 +18,11 @@ from subprocess import PIPE, run
 
 import numpy as np
 
+from benchmarks.apart import Apart
 from benchmarks.measure import Progress, installed, table
 from benchmarks.rows import ROWS, SizedTask, Task, TextTask
 from benchmarks.scale import transformer
-from benchmarks.step import makers
+from benchmarks.step import library_peers, npnet_peer
 from npnet.data import read_words
 from npnet.ranks import ALONE, Alone, add_rows, join
 from npnet.train import loop
@@ -262,16 +263,24 @@ def _overlap(turns, numbers=800_000):
 def threads(file, library, name):
     """Print the seconds that a step of a row takes in one process with the threads of the
     environment."""
-    made = makers(SHARED[name](read_words(file)))
-    names = f"{library} original", f"{library} trimmed", library
-    take = next(made[name] for name in names if name in made)().train
-    if library == "torch":
-        import torch
+    task = SHARED[name](read_words(file))
+    with Apart() as apart:
+        if library == "npnet":
+            take = npnet_peer(task).train
+        else:
+            made = apart.makers(library_peers, task)
+            names = "torch original", "torch trimmed", "torch"
+            take = next(made[name] for name in names if name in made)().train
+            apart.call(_use_threads, int(os.environ["OMP_NUM_THREADS"]))
+        take(2)
+        n = max(1, round(TURN / _timed(take, 2)))
+        print(json.dumps(median(_timed(take, n) for _ in range(7))))
 
-        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    take(2)
-    n = max(1, round(TURN / _timed(take, 2)))
-    print(json.dumps(median(_timed(take, n) for _ in range(7))))
+
+def _use_threads(n):
+    import torch
+
+    torch.set_num_threads(n)
 
 
 # What it says

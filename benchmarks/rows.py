@@ -152,6 +152,10 @@ class TextTask:
         self.model, self.config = self._run.model, self._run.model.config
         self.ids, self.max_norm = self._run.data["train"], self._run.max_norm
 
+    def __getstate__(self):
+        """Without the run, for another process: what a peer there reads."""
+        return {name: value for name, value in vars(self).items() if name != "_run"}
+
     def batches(self):
         return self._run.batches(0)
 

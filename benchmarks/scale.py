@@ -1,9 +1,10 @@
 """How a step grows with the batch, the context, the width and the vocabulary, every position
 scored."""
 
+from benchmarks.apart import Apart
 from benchmarks.measure import Progress, interleave, summary, table
 from benchmarks.rows import LECTURE, Row, SizedTask
-from benchmarks.step import makers
+from benchmarks.step import library_peers, npnet_peer
 
 
 def transformer(B, T, C, n_layer=4):
@@ -45,15 +46,17 @@ def measure(names=None, seconds=0.3):
     names = names or list(SERIES)
     progress = Progress("scale", sum(len(SERIES[name][1]) for name in names))
     found = {}
-    for series in names:
-        found[series] = {}
-        for value, (row, vocab_size) in SERIES[series][1].items():
-            progress.say(f"{series} {value}")
-            task = SizedTask(f"{series} {value}", row, vocab_size)
-            made = makers(task)
-            peers = {name: made[name]() for name in ("npnet", "torch") if name in made}
-            found[series][value] = summary(interleave(peers, seconds))
-            progress.advance()
+    with Apart() as apart:
+        for series in names:
+            found[series] = {}
+            for value, (row, vocab_size) in SERIES[series][1].items():
+                progress.say(f"{series} {value}")
+                task = SizedTask(f"{series} {value}", row, vocab_size)
+                peers, others = {"npnet": npnet_peer(task)}, apart.makers(library_peers, task)
+                if "torch" in others:
+                    peers["torch"] = others["torch"]()
+                found[series][value] = summary(interleave(peers, seconds))
+                progress.advance()
     return found
 
 

@@ -3,6 +3,7 @@
 from functools import partial
 from itertools import islice
 
+from benchmarks.apart import Apart
 from benchmarks.measure import Peer, Progress, agree, installed, interleave, summary, table
 from benchmarks.rows import ROWS, TEXT_ROWS, Task, TextTask
 from npnet.train import loop
@@ -39,11 +40,25 @@ def npnet_peer(task):
     return Peer(train, check)
 
 
-def makers(task, compiled=False, folder=None):
-    """name -> a function that makes the Peer, for all that can be had here."""
+def numpy_peers(task, folder=None):
+    """name -> a function that makes the Peer, for what computes with NumPy or its OpenBLAS."""
     from benchmarks.peers import products
 
     made = {"npnet": partial(npnet_peer, task), "products": partial(products.peer, task)}
+    if task.name == "mlp":
+        from benchmarks.peers import c_mlp
+
+        made["C"] = partial(c_mlp.peer, task)
+    if folder and task.row.kind == "microgpt":
+        from benchmarks.peers import numpy_microgpt
+
+        made["microgpt-efficiency"] = partial(numpy_microgpt.peer, task, folder)
+    return made
+
+
+def library_peers(task, compiled=False):
+    """The same for the other libraries that can be had here."""
+    made = {}
     if isinstance(task, TextTask):
         if installed("torch"):
             from benchmarks.peers import torch_text
@@ -58,21 +73,14 @@ def makers(task, compiled=False, folder=None):
         from benchmarks.peers import jax_steps
 
         made |= jax_steps.peers(task)
-    if task.name == "mlp":
-        from benchmarks.peers import c_mlp
-
-        made["C"] = partial(c_mlp.peer, task)
-    if folder and task.row.kind == "microgpt":
-        from benchmarks.peers import numpy_microgpt
-
-        made["microgpt-efficiency"] = partial(numpy_microgpt.peer, task, folder)
     return made
 
 
-def timed(task, progress, seconds, only, compiled, folder):
+def timed(task, progress, apart, seconds, only, compiled, folder):
     """name -> seconds a step and npnet's share of it, and the peers that could not be made."""
     peers, absent = {}, {}
-    for name, make in makers(task, compiled, folder).items():
+    makers = numpy_peers(task, folder) | apart.makers(library_peers, task, compiled)
+    for name, make in makers.items():
         if only and name not in ("npnet", *only):
             continue
         progress.say(f"{task.name}, building {name}")
@@ -90,11 +98,12 @@ def measure(words, names=None, seconds=0.6, only=None, compiled=False, folder=No
     """row -> name -> {"seconds", "ratio"}."""
     names = names or [*ROWS, *TEXT_ROWS]
     progress, results, absent = Progress("step", len(names)), {}, {}
-    for name in names:
-        task = TextTask(name) if name in TEXT_ROWS else Task(name, ROWS[name], words)
-        found, missing = timed(task, progress, seconds, only, compiled, folder)
-        results[name], absent = found, absent | missing
-        progress.advance()
+    with Apart() as apart:
+        for name in names:
+            task = TextTask(name) if name in TEXT_ROWS else Task(name, ROWS[name], words)
+            found, missing = timed(task, progress, apart, seconds, only, compiled, folder)
+            results[name], absent = found, absent | missing
+            progress.advance()
     return {"rows": results, "absent": absent}
 
 

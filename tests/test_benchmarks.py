@@ -1,15 +1,19 @@
 """python -m benchmarks: every peer of a row does npnet's work, and what is measured is shown."""
 
 import json
+import os
+from functools import partial
+from time import process_time
 
 import numpy as np
 import pytest
 
 from benchmarks import bounds, generate, habits, imports, ranks, runs, scale
 from benchmarks.__main__ import main
+from benchmarks.apart import Apart
 from benchmarks.measure import Peer, agree, summary, table
 from benchmarks.rows import ROWS, TEXT_ROWS, Task, TextTask
-from benchmarks.step import makers
+from benchmarks.step import library_peers, npnet_peer, numpy_peers
 from npnet.data import read_words
 from npnet.ops import constants
 from oracle.model_cases import MODEL_CASES
@@ -26,7 +30,7 @@ def cells(printed):
 def test_every_peer_finds_the_losses_of_npnet(name):
     task = Task(name, ROWS[name], WORDS)
     made = {}
-    for peer, make in makers(task).items():
+    for peer, make in (numpy_peers(task) | library_peers(task)).items():
         try:
             made[peer] = make()
         except OSError:
@@ -40,7 +44,8 @@ def test_every_peer_finds_the_losses_of_npnet(name):
 @pytest.mark.parametrize("name", TEXT_ROWS)
 def test_the_originals_of_runs_on_text_find_the_losses_of_npnet(name):
     task = TextTask(name)
-    made = {peer: make() for peer, make in makers(task).items()}
+    makers = numpy_peers(task) | library_peers(task)
+    made = {peer: make() for peer, make in makers.items()}
     assert made.keys() == {"npnet", "torch original", "products"}
     agree(task, made)
     for peer in made.values():
@@ -49,11 +54,36 @@ def test_the_originals_of_runs_on_text_find_the_losses_of_npnet(name):
 
 def test_a_peer_that_does_other_work_is_named():
     task = Task("rnn", ROWS["rnn"], WORDS)
-    peers = {"npnet": makers(task)["npnet"]()}
+    peers = {"npnet": npnet_peer(task)}
     one = peers["npnet"].check
     peers["lazy"] = Peer(lambda n: None, lambda x, y: [one(x, y)[0]] * 2)
     with pytest.raises(AssertionError, match="rnn: losses of two steps in lazy are"):
         agree(task, peers)
+
+
+def peers_that_tell_where_they_are(last):
+    def spin(n):
+        begin = process_time()
+        while process_time() - begin < 0.02 * n:
+            pass
+
+    def lost():
+        raise OSError("no compiler here")
+
+    return {"here": partial(Peer, spin, lambda x: [os.getpid(), x, last], 2), "lost": lost}
+
+
+def test_peers_apart_work_and_are_timed_in_a_process_of_their_own():
+    with Apart() as apart:
+        made = apart.makers(peers_that_tell_where_they_are, 7)
+        here = made["here"]()
+        pid, *others = here.check(5)
+        assert pid != os.getpid() and others == [5, 7] and here.chunk == 2
+        begin = process_time()
+        spent = here.seconds(2)
+        assert spent >= 0.04 > process_time() - begin
+        with pytest.raises(OSError, match="no compiler here"):
+            made["lost"]()
 
 
 def test_a_ratio_is_the_median_over_the_turns():
@@ -157,7 +187,7 @@ def test_calls_and_bytes_of_a_step_are_counted():
 
 def test_a_counted_step_is_the_step(capsys):
     plain, counted = (Task("mlp", ROWS["mlp"], WORDS) for _ in range(2))
-    makers(plain)["npnet"]().train(11)
+    npnet_peer(plain).train(11)
     found = bounds.count(counted)
     np.testing.assert_array_equal(counted.model.data, plain.model.data)
     # Sums by kept ones and rows of a kept unit matrix are among them.
