@@ -22,6 +22,9 @@ import numpy as np
 
 _BLOCK = 624  # words the twister makes at a time
 _CHUNK = 8192  # normals transformed at a time: the temporaries stay in the cache
+# Of the 53 bits of a double the upper 21 and the lower 32; as arrays, for a Python number is
+# converted again in every call.
+_UPPER_BITS, _UPPER, _LOWER = np.array(2**21 - 1, np.uint32), np.array(2.0**-21), np.array(2.0**-53)
 Among = tuple[np.ndarray, int]  # which rows, of how many
 
 
@@ -378,8 +381,8 @@ def embedding_init(
 def _double(raw: np.ndarray) -> np.ndarray:
     """The lower 53 bits of each raw64, times 2^-53: (..., 2 n) raws -> (..., n). Its two parts add
     up exactly."""
-    u = (raw[..., 0::2] & (2**21 - 1)) * 2.0**-21
-    u += raw[..., 1::2] * 2.0**-53
+    u = (raw[..., 0::2] & _UPPER_BITS) * _UPPER
+    u += raw[..., 1::2] * _LOWER
     return u
 
 
@@ -526,9 +529,11 @@ def _check_probabilities(p: np.ndarray, k: int, replacement: bool) -> None:
         )
     if k < 1:
         raise ValueError(f"num_samples must be at least 1, got {k}")
-    if p.size and not (p.item(p.argmin()) >= 0 and p.item(p.argmax()) < np.inf):
+    largest = p.item(p.argmax()) if p.size else 1
+    if p.size and not (p.item(p.argmin()) >= 0 and largest < np.inf):
         raise ValueError("probs must be finite and not negative")
-    if np.count_nonzero(p.any(-1)) * p.shape[-1] < p.size:
+    several = p.size > p.shape[-1]
+    if largest == 0 or (several and np.count_nonzero(p.any(-1)) * p.shape[-1] < p.size):
         raise ValueError("probs must have a positive sum, in every row")
     if not replacement and k > 1 and k > np.count_nonzero(p, -1).min(initial=p.shape[-1]):
         raise ValueError(

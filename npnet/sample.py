@@ -1,6 +1,7 @@
 """Drawing words and running text from a model, one position at a time: each layer keeps what it
 needs of the positions before."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
@@ -93,7 +94,8 @@ def chooser(
     def choose(logits: np.ndarray, among: Among | None = None) -> np.ndarray:
         if temperature < COLDEST:
             return _finite(logits).argmax(-1)
-        logits = logits / temperature
+        if temperature != 1:
+            logits = logits / temperature
         if top_k is not None and top_k < logits.shape[-1]:
             kth = np.partition(logits, -top_k, axis=-1)[:, -top_k, None]
             logits = np.where(logits < kth, -np.inf, logits)
@@ -104,7 +106,8 @@ def chooser(
 
 
 def _finite(values: np.ndarray) -> np.ndarray:
-    if not np.isfinite(values).all():
+    ends = (values.item(values.argmin()), values.item(values.argmax())) if values.size else ()
+    if not all(map(math.isfinite, ends)):  # sooner found than of each
         raise FloatingPointError("nothing can be drawn: the probabilities are no finite numbers")
     return values
 

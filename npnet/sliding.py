@@ -9,7 +9,7 @@ kept, and what is constant is multiplied beforehand.
       xhat = (x - mean) / sqrt(var + eps) = sqrt(C) r,   r = x / sqrt(x . x + C eps).
 - Its gain and bias go into the product that follows:
       (gain xhat + bias) @ w + b = r @ (sqrt(C) gain[:, None] w) + (bias @ w + b).
-- The scale of the scores goes into the queries' columns of that w and b.
+- The scale of the scores, in units of `power`, goes into the queries' columns of that w and b.
 - The first block's queries, keys and values depend on token and position alone. Where a table of
   all of them is small it is made, and they are looked up.
 - Of the last block the last position alone is needed, so that its one query q meets all r[t]:
@@ -28,7 +28,7 @@ import numpy as np
 
 from npnet.layers import ReLU, TiedLinear
 from npnet.models import Model
-from npnet.ops.constants import number, ones, triangles
+from npnet.ops.constants import NAT, number, ones, power, triangles
 
 # No square of an activation overflows while the parameters are smaller than the first. What a sum
 # of exponentials between the others loses to underflow is far below its rounding.
@@ -113,9 +113,9 @@ class _Attention:
         (T, C), H = x.shape, self.n_head
         q, k, v = qkv.reshape(T, 3, H, C // H).transpose(1, 2, 0, 3)
         p = q @ k.swapaxes(1, 2)
-        np.exp(p, out=p)
+        power(p, out=p)
         p *= self.below[:, :T, :T]
-        np.matmul(p, ones(T, x.dtype), out=sums)
+        p.reshape(H * T, T).dot(ones(T, x.dtype), sums.reshape(H * T))
         p /= sums[..., None]
         y = np.empty((T, H, C // H), x.dtype)
         np.matmul(p, v, out=y.swapaxes(0, 1))
@@ -144,7 +144,7 @@ class _LastAttention:
         q = r[-1:].dot(self.query)
         q += self.query_bias
         p = q.reshape(self.n_head, C).dot(r.T)
-        np.exp(p, out=p)
+        power(p, out=p)
         np.matmul(p, ones(T, x.dtype), out=sums)
         p /= sums[:, None]
         y = p.dot(r).reshape(1, -1).dot(self.value)
@@ -182,7 +182,7 @@ def _heads(branch: Any) -> tuple[int, tuple[np.ndarray, np.ndarray], Any]:
     w, b = _after_norm(layers["norm"], layers["qkv"])
     C = len(w)
     for array in (w, b):
-        array[..., :C] *= (C // n_head) ** -0.5 if scale is None else scale
+        array[..., :C] *= NAT * ((C // n_head) ** -0.5 if scale is None else scale)
     return n_head, (w, b), layers["projection"]
 
 
