@@ -119,7 +119,7 @@ def embedding_linear(
         return y, (None, looked_up, multiplied)
     if not within(ids, V):
         raise _outside(ids, V)
-    rows = table @ w.reshape(K, C, H)
+    rows = table.dot(w)[None] if K == 1 else table @ w.reshape(K, C, H)
     rows[0] += b
     columns = ids.reshape(-1, K).T.copy()
     y = rows[0].take(columns[0], axis=0)
@@ -149,11 +149,12 @@ def embedding_linear_backward(
     K = ids.shape[-1]
     onehot = one_hot(ids, V, dy.dtype).reshape(-1, K * V)
     dr = onehot.T.dot(dy).reshape(K, V, H)
-    dw = np.empty_like(w) if out[1] is None else out[1]
-    np.matmul(table.T, dr, out=dw.reshape(K, C, H))
     if K == 1:
-        dtable = np.matmul(dr[0], w.T, out=out[0])
+        dw = _transposed_product(table, dr[0], out[1])
+        dtable = np.matmul(dr[0], w.T.copy(), out=out[0])
     else:  # of dr_k @ w_k^T dr_k is the smaller to lay out anew
+        dw = np.empty_like(w) if out[1] is None else out[1]
+        np.matmul(table.T, dr, out=dw.reshape(K, C, H))
         transposed = w.reshape(K, C, H) @ dr.swapaxes(1, 2).copy()
         dtable = np.add.reduce(transposed.swapaxes(1, 2), axis=0, out=out[0])
     return dtable, dw, sum_rows(dr[0], out[2])

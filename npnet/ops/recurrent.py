@@ -183,7 +183,8 @@ def lstm(
         b = p.dot(w)
         b += a[now]
         _sigmoid(b, gates[:, now])  # of the candidate too: one call for all is faster
-        np.tanh(b[:, 2 * H : 3 * H], out=g_t)
+        g_t[...] = b[:, 2 * H : 3 * H]
+        np.tanh(g_t, out=g_t)
         np.multiply(f[now], c, out=cell_t)
         cell_t += i[now] * g_t
         np.tanh(cell_t, out=u_t)
