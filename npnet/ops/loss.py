@@ -59,8 +59,7 @@ def cross_entropy(
             f"cross_entropy: every target is {ignore_index}, so there is nothing to average"
         )
     row = starts(len(z), V)
-    z, p, total = _exponentials(z, row)
-    p /= total[:, None]
+    z, e, total = _exponentials(z, row)
     nll = np.log(total)
     if rows is None:
         places = row + targets
@@ -68,7 +67,7 @@ def cross_entropy(
         places = row.take(rows) + targets
         nll = nll.take(rows)
     nll -= z.take(places)
-    return np.add.reduce(nll) / n, (p, targets, None if rows is None else places, n, shape)
+    return np.add.reduce(nll) / n, (e, total, targets, None if rows is None else places, n, shape)
 
 
 def cross_entropy_backward(dloss: float, cache: tuple) -> np.ndarray:
@@ -80,15 +79,19 @@ def cross_entropy_backward(dloss: float, cache: tuple) -> np.ndarray:
     true. Each row adds up to 0. A row that c positions have in common gets the sum over them,
     c p - (how often v is the target); one of no position, c = 0, has no gradient.
     """
-    p, targets, places, n, shape = cache
-    scale = np.array(dloss / n, p.dtype)
+    e, total, targets, places, n, shape = cache
+    scale = np.array(dloss / n, e.dtype)
     if scale.ndim:
         raise ValueError(f"cross_entropy_backward: dloss must be a number, got {np.shape(dloss)}")
+    V = e.shape[1]
     if places is None:
-        dlogits = p - one_hot(targets, p.shape[1], p.dtype)
+        dlogits = e / total[:, None]  # p
+        dlogits -= one_hot(targets, V, e.dtype)
     else:
-        count = np.bincount(places, minlength=p.size).astype(p.dtype).reshape(p.shape)
-        dlogits = p * count.dot(ones(p.shape[1], p.dtype))[:, None]
+        count = np.bincount(places, minlength=e.size).astype(e.dtype).reshape(e.shape)
+        share = count.dot(ones(V, e.dtype))
+        share /= total
+        dlogits = e * share[:, None]  # c p
         dlogits -= count
     dlogits *= scale
     return dlogits if len(shape) == 2 else dlogits.reshape(shape)
