@@ -93,7 +93,7 @@ def test_nothing_of_the_answer_is_in_the_template(name):
         "dgain / -divisor",
         "projection",
         "dreset",
-        "scale = p.dtype",
+        "share /= total",
         "ds -=",
     ):
         assert line not in template
@@ -207,15 +207,15 @@ FUSED = [
     ),
     (
         "cross_entropy",
-        "np.array(dloss / n, p.dtype)",
-        "np.array(1 / n, p.dtype)",
+        "np.array(dloss / n, e.dtype)",
+        "np.array(1 / n, e.dtype)",
         "dlogits",
         "the upstream gradient is ignored",
     ),
     (
         "cross_entropy",
-        "np.array(dloss / n, p.dtype)",
-        "np.array(dloss, p.dtype)",
+        "np.array(dloss / n, e.dtype)",
+        "np.array(dloss, e.dtype)",
         "dlogits",
         "the sum over n stands for the mean",
     ),
