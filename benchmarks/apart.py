@@ -2,6 +2,7 @@
 kernel how to hand out memory, and whatever works in its process works in that memory too."""
 
 import gc
+import signal
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -13,7 +14,7 @@ class Apart:
     """Another process; it lasts as long as the `with` statement."""
 
     def __init__(self):
-        self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=gc.disable)
+        self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_start)
 
     def __enter__(self):
         return self
@@ -44,6 +45,11 @@ class _Elsewhere(Peer):
 # In the other process
 
 _makers, _peers = {}, {}
+
+
+def _start():
+    gc.disable()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is for the one that it works for
 
 
 def _begin(function, *arguments):
