@@ -28,11 +28,13 @@ import numpy as np
 
 from npnet.layers import ReLU, TiedLinear
 from npnet.models import Model
+from npnet.ops.checks import quietly
 from npnet.ops.constants import NAT, number, ones, power, triangles
 
-# No square of an activation overflows while the parameters are smaller than the first. What a sum
-# of exponentials between the others loses to underflow is far below its rounding.
-_LARGEST_PARAMETER, _SMALLEST_SUM, _LARGEST_SUM = 1e3, 1e-20, 1e30
+# No square of an activation overflows while the parameters are smaller than the first, and no sum
+# of values weighed by exponentials while their own is smaller than the last. What one above the
+# second loses to underflow is far below its rounding.
+_LARGEST_PARAMETER, _SMALLEST_SUM, _LARGEST_SUM = 1e3, 1e-20, 1e20
 LARGEST_TABLE = 1 << 21  # numbers
 
 
@@ -62,9 +64,8 @@ class LastLogits:
 
     def __call__(self, ids: np.ndarray) -> np.ndarray:
         if self.small:
-            with np.errstate(all="ignore"):
-                logits, sums = self._read(ids)
-                smallest, largest = sums.item(sums.argmin()), sums.item(sums.argmax())
+            logits, sums = quietly(self._read, ids)
+            smallest, largest = sums.item(sums.argmin()), sums.item(sums.argmax())
             if smallest > _SMALLEST_SUM and largest < _LARGEST_SUM:
                 return logits
         return self.model.logits(ids[None])[0, -1]
@@ -116,9 +117,9 @@ class _Attention:
         power(p, out=p)
         p *= self.below[:, :T, :T]
         p.reshape(H * T, T).dot(ones(T, x.dtype), sums.reshape(H * T))
-        p /= sums[..., None]
         y = np.empty((T, H, C // H), x.dtype)
         np.matmul(p, v, out=y.swapaxes(0, 1))
+        y /= sums.T[..., None]
         w, b = self.projection
         x += y.reshape(T, C).dot(w)
         x += b[:T]
