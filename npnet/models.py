@@ -14,11 +14,11 @@ tokens up to t alone.
 """
 
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -68,7 +68,9 @@ class Style(NamedTuple):
     activation      the layer between the two products of an MLP
     *_bias          whether queries, keys and values, the other products of a block, the norms, the
                     head have a bias
-    heads_apart     each head's key, query and value are drawn in turn, as matrices of their own
+    heads_apart     each head's key, query and value are drawn in turn, as matrices of their own,
+                    and later its masks of dropout
+    drop_embedding  whether dropout comes after the embedding, too
     scale_by_width  attention is scaled by 1 / sqrt(C), not 1 / sqrt(D) of the head's width
     small           GPT-2's first values: after torch's, every weight is drawn again, N(0, 0.02)
     shrunk          and then the last weight of each branch once more, N(0, 0.02 / sqrt(2 n_layer))
@@ -80,12 +82,13 @@ class Style(NamedTuple):
     norm_bias: bool = True
     head_bias: bool = False
     heads_apart: bool = False
+    drop_embedding: bool = True
     scale_by_width: bool = False
     small: bool = False
     shrunk: bool = False
 
 
-_LECTURE = Style(ReLU, qkv_bias=False, head_bias=True, heads_apart=True)
+_LECTURE = Style(ReLU, qkv_bias=False, head_bias=True, heads_apart=True, drop_embedding=False)
 STYLES = {
     "makemore": Style(),
     "lecture": _LECTURE._replace(scale_by_width=True),
@@ -560,7 +563,7 @@ def transformer(c: Config, g: Generator) -> Sequential:
 
     With tie_weights the head is the table of tokens itself, which has the values that are drawn for
     the head last. Dropout is where GPT-2 has it: after the embedding, in the attention's weights
-    and at the end of each branch.
+    and at the end of each branch; in lecture 7 not after the embedding.
     """
     style = STYLES[c.style]
     network = _transformer(c, g, style, small=False)
@@ -603,7 +606,8 @@ def _transformer(c: Config, g: Generator, style: Style, small: bool) -> Sequenti
         return {"dropout": Dropout(c.dropout, g)} if c.dropout else {}
 
     def block():
-        heads = _heads(c, C**-0.5 if style.scale_by_width else None, c.dropout, g)
+        masks = cast(Generator, HeadByHead(g)) if style.heads_apart else g
+        heads = _heads(c, C**-0.5 if style.scale_by_width else None, c.dropout, masks)
         return Sequential(
             attention=Residual(
                 norm=norm(),
@@ -628,11 +632,23 @@ def _transformer(c: Config, g: Generator, style: Style, small: bool) -> Sequenti
         embedding.token.weight.data = np.ascontiguousarray(head[0].T)
     return Sequential(
         embedding=embedding,
-        **dropout(),
+        **(dropout() if style.drop_embedding else {}),
         blocks=blocks,
         norm=norm(),
         head=TiedLinear(embedding.token.weight) if c.tie_weights else Linear(*head),
     )
+
+
+class HeadByHead:
+    """Draws the masks of attention's weights one head after the other, each for all sequences."""
+
+    def __init__(self, generator: Generator) -> None:
+        self.generator = generator
+
+    def bernoulli(self, p: float, shape: Sequence[int]) -> np.ndarray:
+        """shape (B, n_head, T, T)."""
+        B, n_head, T, _ = shape
+        return np.stack([self.generator.bernoulli(p, (B, T, T)) for _ in range(n_head)], axis=1)
 
 
 def _microgpt_count(c: Config) -> int:

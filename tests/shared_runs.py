@@ -18,14 +18,16 @@ from npnet.ranks import ALONE, Alone, join
 from npnet.train import calibrate, evaluate, loop
 
 V, T = 5, 8
-KINDS = [*BUILDERS, "dropout"]
+DROPOUT = {"dropout": "makemore", "dropout head by head": "lecture"}  # the style of each
+KINDS = [*BUILDERS, *DROPOUT]
 
 
 def small(kind, dtype="float64", seed=1):
-    """The model of that name; "dropout" is a Transformer that has it."""
+    """The model of that name; those of DROPOUT are Transformers that have it."""
     sizes = {"n_layer": 2, "n_head": 2, "n_embd": 4, "n_embd2": 6}
-    if kind == "dropout":
-        kind, sizes["dropout"] = "transformer", 0.3
+    if kind in DROPOUT:
+        sizes |= {"dropout": 0.3, "style": DROPOUT[kind]}
+        kind = "transformer"
     return build(kind, config_for(kind, V, T, dtype, **sizes), TorchGenerator(seed))
 
 

@@ -56,8 +56,7 @@ def batch(size=4, seed=0):
     ("style", "dropout"),
     [
         *((style, 0.0) for style in MODELS),
-        # The lecture drops out head by head, and not after the embedding.
-        pytest.param("nanogpt", 0.2, marks=needs_torch_masks),
+        *(pytest.param(style, 0.2, marks=needs_torch_masks) for style in MODELS),
     ],
 )
 def test_first_values_loss_and_gradient_are_those_of_the_original(style, dropout):
