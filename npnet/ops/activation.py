@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from npnet.ops.checks import floating, upstream
+from npnet.ops.checks import floating, quietly, upstream
 from npnet.ops.constants import NAT, number, power
 from npnet.random import Generator
 
@@ -113,14 +113,10 @@ def gelu(x: np.ndarray, approximate: str = "tanh") -> tuple[np.ndarray, tuple]:
         return y, (None, None, slope)
     if approximate != "tanh":
         raise ValueError(f'gelu: approximate must be "tanh" or "none", got {approximate!r}')
-    with np.errstate(over="ignore"):  # the tanh of infinity is 1, as it should be
-        s = np.asarray(x * x)
-        s *= _GELU_CUBIC * _SQRT_2_OVER_PI
-        s += _SQRT_2_OVER_PI
-        s *= x  # u
+    s = quietly(_gelu_argument, x)  # the tanh of infinity is 1, as it should be
     np.tanh(s, out=s)
-    s += 1
-    s *= 0.5
+    s += number(1, s.dtype)
+    s *= number(0.5, s.dtype)
     return x * s, (x, s, None)
 
 
@@ -136,18 +132,27 @@ def gelu_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
     if slope is not None:
         return upstream("gelu", dy, slope.shape, slope.dtype) * slope
     dy = upstream("gelu", dy, x.shape, x.dtype)
-    with np.errstate(over="ignore"):
-        slope = np.asarray(x * x)
-    slope.clip(0, _GELU_FLAT, out=slope)  # minimum takes three times as long
-    slope *= 3 * _GELU_CUBIC * 2 * _SQRT_2_OVER_PI
-    slope += 2 * _SQRT_2_OVER_PI  # 2 ∂u/∂x
-    tail = 1 - s
+    slope = np.asarray(quietly(np.multiply, x, x))
+    if slope.size and slope.item(slope.argmax()) > _GELU_FLAT:
+        slope.clip(0, _GELU_FLAT, out=slope)  # minimum takes three times as long
+    slope *= number(3 * _GELU_CUBIC * 2 * _SQRT_2_OVER_PI, slope.dtype)
+    slope += number(2 * _SQRT_2_OVER_PI, slope.dtype)  # 2 ∂u/∂x
+    tail = np.asarray(number(1, s.dtype) - s)
     tail *= s
     slope *= tail  # ∂s/∂x
     slope *= x
     slope += s
     slope *= dy
     return slope
+
+
+def _gelu_argument(x: np.ndarray) -> np.ndarray:
+    """u = sqrt(2/pi) (x + 0.044715 x^3)."""
+    u = np.asarray(x * x)
+    u *= number(_GELU_CUBIC * _SQRT_2_OVER_PI, u.dtype)
+    u += number(_SQRT_2_OVER_PI, u.dtype)
+    u *= x
+    return u
 
 
 def _exact_gelu(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
