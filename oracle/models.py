@@ -82,7 +82,11 @@ def exact_gelu(x):
     return 0.5 * x * torch.erfc(-math.sqrt(0.5) * x)
 
 
-def causal_attention(qkv, n_head, scale=None, dropout=lambda weights: weights):
+def _all(x):
+    return x
+
+
+def causal_attention(qkv, n_head, scale=None, dropout=_all):
     q, k, v = qkv.unflatten(-1, (3, n_head, -1)).movedim(
         (-3, -2), (0, -3)
     )  # each (B, n_head, T, D)
@@ -157,7 +161,8 @@ def wavenet(w, x, c):
 
 
 def transformer(w, x, c):
-    """Dropout draws from a generator of seed 0, as oracle.model_cases seeds npnet's."""
+    """Dropout draws from a generator of seed 0, as oracle.model_cases has npnet's. The lecture has
+    none after the embedding, and draws for the weights of one head after the other."""
     activation = {"makemore": gelu, "nanogpt": exact_gelu}.get(c.style, ops.relu)
     scale = c.n_embd**-0.5 if c.style == "lecture" else None
     generator = torch.Generator().manual_seed(0)
@@ -165,9 +170,14 @@ def transformer(w, x, c):
     def dropout(x):
         return ops.dropout(x, c.dropout, generator) if c.dropout else x
 
-    x = dropout(w.positions(x))
+    def by_head(weights):
+        return torch.stack([dropout(head) for head in weights.unbind(-3)], -3)
+
+    x = w.positions(x)
+    lecture = c.style.startswith("lecture")
+    x, of_weights = (x, by_head) if lecture else (dropout(x), dropout)
     for i in range(c.n_layer):
-        x = _block(w, f"blocks.{i}", x, c, w.layer_norm, activation, scale, dropout)
+        x = _block(w, f"blocks.{i}", x, c, w.layer_norm, activation, scale, dropout, of_weights)
     x = w.layer_norm("norm", x)
     return ops.linear(x, w["embedding.token.weight"].t()) if c.tie_weights else w.linear("head", x)
 
@@ -190,10 +200,10 @@ def _recurrent(w, x, cell, *states):
     return w.linear("head", h.unflatten(0, (T, B)).transpose(0, 1))
 
 
-def _block(w, name, x, c, norm, activation, scale=None, dropout=lambda x: x):
+def _block(w, name, x, c, norm, activation, scale=None, dropout=_all, of_weights=_all):
     """Pre-norm attention and MLP, each added to its input."""
     qkv = w.linear(f"{name}.attention.qkv", norm(f"{name}.attention.norm", x))
-    y = causal_attention(qkv, c.n_head, scale, dropout)
+    y = causal_attention(qkv, c.n_head, scale, of_weights)
     x = x + dropout(w.linear(f"{name}.attention.projection", y))
     h = activation(w.linear(f"{name}.mlp.up", norm(f"{name}.mlp.norm", x)))
     return x + dropout(w.linear(f"{name}.mlp.down", h))
