@@ -3,27 +3,42 @@ kernel how to hand out memory, and whatever works in its process works in that m
 
 import gc
 import signal
-from concurrent.futures import ProcessPoolExecutor
+import traceback
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import Pipe, get_context
 
 from benchmarks.measure import Peer
 
 
 class Apart:
-    """Another process; it lasts as long as the `with` statement."""
-
-    def __init__(self):
-        self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_start)
+    """Another process; it ends with the `with` statement, or with this process."""
 
     def __enter__(self):
+        self._pipe, theirs = Pipe()
+        self._process = get_context("spawn").Process(target=_serve, args=(theirs,), daemon=True)
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # and so it is in the child
+        try:
+            self._process.start()
+        finally:
+            signal.signal(signal.SIGINT, handler)
+        theirs.close()
         return self
 
     def __exit__(self, *error):
-        self._pool.shutdown()
+        self._process.kill()
+        self._process.join()
 
     def call(self, function, *arguments):
-        return self._pool.submit(function, *arguments).result()
+        """function(*arguments), called there. An OSError comes back as one, anything else as a
+        RuntimeError with the traceback."""
+        try:
+            self._pipe.send((function, arguments))
+            error, result = self._pipe.recv()
+        except (EOFError, ConnectionError):
+            raise RuntimeError("the process of torch and JAX has died") from None
+        if error:
+            raise error(result)
+        return result
 
     def makers(self, function, *arguments):
         """What function(*arguments) returns there, name -> a function that makes a Peer, with peers
@@ -47,16 +62,27 @@ class _Elsewhere(Peer):
 _makers, _peers = {}, {}
 
 
-def _start():
-    gc.disable()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is for the one that it works for
+def _serve(pipe):
+    gc.disable()  # garbage is collected between rows, where nothing is timed
+    while True:
+        try:
+            function, arguments = pipe.recv()
+        except EOFError:
+            return
+        try:
+            answer = None, function(*arguments)
+        except OSError as error:
+            answer = OSError, str(error)
+        except Exception:
+            answer = RuntimeError, traceback.format_exc()
+        pipe.send(answer)
 
 
 def _begin(function, *arguments):
     _peers.clear()
     _makers.clear()
-    _makers.update(function(*arguments))
     gc.collect()
+    _makers.update(function(*arguments))
     return list(_makers)
 
 

@@ -30,11 +30,11 @@ TURN = 0.04  # seconds: long beside the clock's grain, short beside a disturbanc
 class Peer:
     """One way to do a row's work.
 
-    train(n)       n steps, minibatches drawn, on the examples of the task
-    check(inputs)  what must be npnet's: of a training step the losses of two steps on this batch
-                   (x, y); None where there is nothing to compare
-    chunk          train wants a multiple of it
-    seconds(n)     train(n) -> the processor time that it took
+    train(n)        n steps, minibatches drawn, on the examples of the task
+    check(*inputs)  what must equal npnet's result; for a training step the losses of two steps on
+                    the batch (x, y). None where there is nothing to compare
+    chunk           train wants a multiple of it
+    seconds(n)      train(n) -> the processor time that it took
     """
 
     train: Callable

@@ -4,6 +4,7 @@ and what BLAS threads give instead.
 Started by `scale --ranks`; each number of ranks is a job of mpiexec, whose rank 0 prints JSON.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -264,10 +265,11 @@ def threads(file, library, name):
     """Print the seconds that a step of a row takes in one process with the threads of the
     environment."""
     task = SHARED[name](read_words(file))
-    with Apart() as apart:
+    with contextlib.ExitStack() as stack:
         if library == "npnet":
             take = npnet_peer(task).train
         else:
+            apart = stack.enter_context(Apart())
             made = apart.makers(library_peers, task)
             names = "torch original", "torch trimmed", "torch"
             take = next(made[name] for name in names if name in made)().train

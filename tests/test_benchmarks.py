@@ -2,8 +2,11 @@
 
 import json
 import os
+import subprocess
+import sys
 from functools import partial
-from time import process_time
+from pathlib import Path
+from time import monotonic, process_time, sleep
 
 import numpy as np
 import pytest
@@ -84,6 +87,26 @@ def test_peers_apart_work_and_are_timed_in_a_process_of_their_own():
         assert spent >= 0.04 > process_time() - begin
         with pytest.raises(OSError, match="no compiler here"):
             made["lost"]()
+        with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+            apart.call(divmod, 1, 0)
+        with pytest.raises(RuntimeError, match="the process of torch and JAX has died"):
+            apart.call(os._exit, 1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="there is no /proc")
+def test_the_other_process_ends_with_this_one():
+    code = (
+        "import os, time; from benchmarks.apart import Apart\n"
+        "with Apart() as apart: print(apart.call(os.getpid), flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as this:
+        other = Path(f"/proc/{int(this.stdout.readline())}/cmdline")
+        assert other.read_bytes()
+        this.kill()
+    begin = monotonic()
+    while other.exists() and other.read_bytes():  # empty once it has ended
+        assert monotonic() - begin < 30
+        sleep(0.05)
 
 
 def test_a_ratio_is_the_median_over_the_turns():
