@@ -15,7 +15,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from npnet.ops.constants import starts
+from npnet.ops.constants import starts, sum_rows
 
 
 def scored_lengths(counts: np.ndarray) -> np.ndarray:
@@ -85,7 +85,7 @@ class Packing:
         """(B, T, ...) -> (N, ...)."""
         drows = self.pack(dx)
         if self._alike:
-            np.add.reduce(dx[:, 0], out=drows[0])
+            sum_rows(dx[:, 0], drows[0])
         return drows
 
     def targets(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

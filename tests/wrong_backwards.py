@@ -706,7 +706,7 @@ WRONG: tuple[Wrong, ...] = (
          "return y.reshape(-1, y.shape[-1])[: len(x)].copy()", "rows word by word where they are to be step by step"),
         (VALUE, "d", "Packing.pack_backward", "np.zeros((B * T, *rest), dy.dtype)", "np.ones((B * T, *rest), dy.dtype)",
          "a gradient where a sequence has ended"),
-        (TERM, "d", "Packing.spread_backward", "np.add.reduce(dx[:, 0], out=drows[0])", "pass",
+        (TERM, "d", "Packing.spread_backward", "sum_rows(dx[:, 0], drows[0])", "pass",
          "keys and values of the common start learn from one sequence alone"),
         (VALUE, "y", "Packing.spread", "x[:, 0] = rows[0]", "pass", "one sequence alone has a start"),
     ),
