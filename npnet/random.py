@@ -22,8 +22,8 @@ import numpy as np
 
 _BLOCK = 624  # words the twister makes at a time
 _CHUNK = 8192  # normals transformed at a time: the temporaries stay in the cache
-# Of the 53 bits of a double the upper 21 and the lower 32; as arrays, for a Python number is
-# converted again in every call.
+# A double has 53 bits: 21 from the first raw, 32 from the second. These are arrays because a Python
+# number is converted again in every call.
 _UPPER_BITS, _UPPER, _LOWER = np.array(2**21 - 1, np.uint32), np.array(2.0**-21), np.array(2.0**-53)
 Among = tuple[np.ndarray, int]  # which rows, of how many
 
@@ -529,8 +529,8 @@ def _check_probabilities(p: np.ndarray, k: int, replacement: bool) -> None:
         )
     if k < 1:
         raise ValueError(f"num_samples must be at least 1, got {k}")
-    largest = p.item(p.argmax()) if p.size else 1
-    if p.size and not (p.item(p.argmin()) >= 0 and largest < np.inf):
+    smallest, largest = (p.item(p.argmin()), p.item(p.argmax())) if p.size else (1, 1)
+    if not (smallest >= 0 and largest < np.inf):
         raise ValueError("probs must be finite and not negative")
     several = p.size > p.shape[-1]
     if largest == 0 or (several and np.count_nonzero(p.any(-1)) * p.shape[-1] < p.size):

@@ -106,8 +106,9 @@ def chooser(
 
 
 def _finite(values: np.ndarray) -> np.ndarray:
+    # argmin and argmax stop at a NaN, so the two show whatever is not finite.
     ends = (values.item(values.argmin()), values.item(values.argmax())) if values.size else ()
-    if not all(map(math.isfinite, ends)):  # sooner found than of each
+    if not all(map(math.isfinite, ends)):
         raise FloatingPointError("nothing can be drawn: the probabilities are no finite numbers")
     return values
 

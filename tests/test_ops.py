@@ -105,6 +105,15 @@ def test_a_sequence_of_no_steps_leaves_the_initial_state_without_a_gradient(name
         assert gradient.shape == x.shape and not gradient.any()
 
 
+@pytest.mark.parametrize("name", ["rnn", "gru", "lstm"])
+def test_a_state_without_channels_stays_without(name):
+    states = [np.zeros(0)] * (2 if name == "lstm" else 1)
+    h, cache = getattr(ops, name)(np.zeros((3, 0)), *states, np.zeros((0, 0)), [2, 1])
+    assert h.shape == (3, 0)
+    dh = getattr(ops, f"{name}_backward")(h, cache)
+    assert dh[0].shape == (3, 0)
+
+
 def test_gru_takes_over_a_candidate_that_is_tiny_beside_the_state():
     """p + z (c - p) would lose it in the rounding of p."""
     a = np.array([[100, 0, 1e-4]], np.float32)
@@ -214,6 +223,25 @@ def test_the_exact_gelu_is_that_of_the_c_library(dtype, unit):
     assert (error <= 5 * unit * np.abs(x)).all()
     normal = x > (-37 if dtype == np.float64 else -12)
     assert (error <= 5 * unit * (2 + x * x / 2) * np.abs(exact))[normal].all()
+
+
+@pytest.mark.parametrize("shift", [-13, 12])
+def test_cross_entropy_does_not_overflow_in_float16(shift):
+    loss, cache = ops.cross_entropy(np.full((2, 3), shift, np.float16), np.array([0, -1]))
+    assert loss == pytest.approx(math.log(3), rel=1e-3)
+    found = ops.cross_entropy_backward(1.0, cache)
+    assert found == pytest.approx(np.array([[-2, 1, 1], [0, 0, 0]]) / 3, abs=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_half_of_the_exact_gelu_passes_at_0(dtype):
+    y, cache = ops.gelu(np.zeros(3, dtype), approximate="none")
+    assert not y.any() and (ops.gelu_backward(np.ones(3, dtype), cache) == 0.5).all()
+
+
+def test_the_exact_gelu_refuses_complex_numbers():
+    with pytest.raises(ValueError, match="gelu: the exact form does not take complex numbers"):
+        ops.gelu(np.zeros(3, complex), approximate="none")
 
 
 @pytest.mark.parametrize("approximate", ["none", "tanh"])

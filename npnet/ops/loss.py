@@ -101,7 +101,8 @@ def _exponentials(z: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarra
     """z (N, V), shifted where it has to be, its exponentials and their sums (N,). The shift by the
     row maximum is the most expensive part, and moderate logits need none."""
     sum_columns = ones(z.shape[1], z.dtype)
-    if z.size and z.real.item(z.argmax()) <= _SAFE_LOG_SUM:
+    wide = z.itemsize > 2  # exponentials of float16 are far from safe
+    if wide and z.size and z.real.item(z.argmax()) <= _SAFE_LOG_SUM:
         p = np.exp(z)
         total = p.dot(sum_columns)
         if total.real.item(total.argmin()) >= math.exp(-_SAFE_LOG_SUM):

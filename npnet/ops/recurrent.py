@@ -248,7 +248,7 @@ def _begin(
     each = (sizes[0] if len(sizes) else 0, H)
     others = {name: (s, each if s.shape == each else (H,)) for name, s in states.items()}
     a, *first, w = fitted(op, a, **others, w=(w, (H, n_gate * H)))
-    return a, *(continued(s.reshape(-1, H), each[0]) for s in first), w, steps
+    return a, *(continued(s[None] if s.ndim == 1 else s, each[0]) for s in first), w, steps
 
 
 def _state_gradient(d: np.ndarray, ndim: int) -> np.ndarray:
