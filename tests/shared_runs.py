@@ -18,7 +18,7 @@ from npnet.ranks import ALONE, Alone, join
 from npnet.train import calibrate, evaluate, loop
 
 V, T = 5, 8
-DROPOUT = {"dropout": "makemore", "dropout head by head": "lecture"}  # the style of each
+DROPOUT = {"dropout": "makemore", "dropout_by_head": "lecture"}  # the style of each
 KINDS = [*BUILDERS, *DROPOUT]
 
 
