@@ -64,14 +64,14 @@ def rounding_scale(
 
     The rule where no formula is known (Monte Carlo arithmetic, Parker 1997): run the function,
     autograd and all, again with every input and every result of a primitive multiplied by
-    1 + 2^-26 N(0, 1). What the result moves by, in units of 2^-26, is what rounding can do to it,
+    1 + 2^-40 N(0, 1). What the result moves by, in units of 2^-40, is what rounding can do to it,
     cancellation inside the forward and the backward included:
-    M = |value| + 2^26 * mean |value of a run - value|.
+    M = |value| + 2^40 * mean |value of a run - value|.
 
     function  takes the arrays as tensors, calls `requires_grad_` and `torch.autograd.grad` itself
               and returns tensors
     """
-    size = 2.0**-26
+    size = 2.0**-40
     tensors = [tensor(a) for a in arrays]
     values = [v.detach().numpy() for v in function(*(t.clone() for t in tensors))]
     moved = [np.zeros(v.shape) for v in values]
