@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from oracle.proof.rounded import SIZE
+
 # What only moves data rounds nothing. (Views are recognised by their schema.)
 MOVES = {"_to_copy", "_unsafe_view", "cat", "clone", "copy", "copy_", "embedding", "fill_"}
 MOVES |= {"gather", "index", "index_select", "masked_fill", "neg", "select_backward"}
@@ -71,18 +73,17 @@ def rounding_scale(
     function  takes the arrays as tensors, calls `requires_grad_` and `torch.autograd.grad` itself
               and returns tensors
     """
-    size = 2.0**-40
     tensors = [tensor(a) for a in arrays]
     values = [v.detach().numpy() for v in function(*(t.clone() for t in tensors))]
     moved = [np.zeros(v.shape) for v in values]
     for run in range(runs):
-        rounding = Rounding(size, seed + run)
+        rounding = Rounding(SIZE, seed + run)
         inputs = [rounding.perturb(t).clone() for t in tensors]
         with rounding:
             result = function(*inputs)
         for total, value, perturbed in zip(moved, values, result, strict=True):
             total += np.abs(perturbed.detach().numpy() - value)
-    scales = [np.abs(v) + m / (max(runs, 1) * size) for v, m in zip(values, moved, strict=True)]
+    scales = [np.abs(v) + m / (max(runs, 1) * SIZE) for v, m in zip(values, moved, strict=True)]
     return values, scales
 
 
