@@ -52,9 +52,12 @@ class Apart:
 class _Elsewhere(Peer):
     def __init__(self, apart, name):
         checks, chunk = apart.call(_make, name)
-        check = partial(apart.call, _check, name) if checks else None
-        super().__init__(partial(apart.call, _train, name), check, chunk)
-        self.seconds = partial(apart.call, _seconds, name)
+        self._ask = partial(apart.call, _ask, name)
+        check = partial(self._ask, "check") if checks else None
+        super().__init__(partial(self._ask, "train"), check, chunk)
+
+    def seconds(self, n):
+        return self._ask("seconds", n)
 
 
 # In the other process
@@ -91,13 +94,5 @@ def _make(name):
     return peer.check is not None, peer.chunk
 
 
-def _train(name, n):
-    _peers[name].train(n)
-
-
-def _check(name, *inputs):
-    return _peers[name].check(*inputs)
-
-
-def _seconds(name, n):
-    return _peers[name].seconds(n)
+def _ask(name, method, *arguments):
+    return getattr(_peers[name], method)(*arguments)
