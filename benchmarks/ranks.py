@@ -4,7 +4,6 @@ and what BLAS threads give instead.
 Started by `scale --ranks`; each number of ranks is a job of mpiexec, whose rank 0 prints JSON.
 """
 
-import contextlib
 import json
 import math
 import os
@@ -265,18 +264,21 @@ def threads(file, library, name):
     """Print the seconds that a step of a row takes in one process with the threads of the
     environment."""
     task = SHARED[name](read_words(file))
-    with contextlib.ExitStack() as stack:
-        if library == "npnet":
-            take = npnet_peer(task).train
-        else:
-            apart = stack.enter_context(Apart())
-            made = apart.makers(library_peers, task)
-            names = "torch original", "torch trimmed", "torch"
-            take = next(made[name] for name in names if name in made)().train
-            apart.call(_use_threads, int(os.environ["OMP_NUM_THREADS"]))
-        take(2)
-        n = max(1, round(TURN / _timed(take, 2)))
-        print(json.dumps(median(_timed(take, n) for _ in range(7))))
+    if library == "npnet":
+        _print_step(npnet_peer(task).train)
+        return
+    with Apart() as apart:
+        made = apart.makers(library_peers, task)
+        names = "torch original", "torch trimmed", "torch"
+        take = next(made[name] for name in names if name in made)().train
+        apart.call(_use_threads, int(os.environ["OMP_NUM_THREADS"]))
+        _print_step(take)
+
+
+def _print_step(take):
+    take(2)
+    n = max(1, round(TURN / _timed(take, 2)))
+    print(json.dumps(median(_timed(take, n) for _ in range(7))))
 
 
 def _use_threads(n):
