@@ -138,7 +138,7 @@ def gelu_backward(dy: np.ndarray, cache: tuple) -> np.ndarray:
         slope.clip(0, _GELU_FLAT, out=slope)  # minimum takes three times as long
     slope *= number(3 * _GELU_CUBIC * 2 * _SQRT_2_OVER_PI, slope.dtype)
     slope += number(2 * _SQRT_2_OVER_PI, slope.dtype)  # 2 ∂u/∂x
-    tail = np.asarray(number(1, s.dtype) - s)
+    tail = number(1, s.dtype) - s
     tail *= s
     slope *= tail  # ∂s/∂x
     slope *= x

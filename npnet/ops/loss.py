@@ -103,11 +103,11 @@ def _exponentials(z: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarra
     sum_columns = ones(z.shape[1], z.dtype)
     wide = z.itemsize > 2  # exponentials of float16 are far from safe
     if wide and z.size and z.real.item(z.argmax()) <= _SAFE_LOG_SUM:
-        p = np.exp(z)
-        total = p.dot(sum_columns)
+        e = np.exp(z)
+        total = e.dot(sum_columns)
         if total.real.item(total.argmin()) >= math.exp(-_SAFE_LOG_SUM):
-            return z, p, total
+            return z, e, total
     # In rows as short as these the largest is found sooner by argmax than by max.
     z = z - z.take(row + z.argmax(axis=1))[:, None]
-    p = np.exp(z)
-    return z, p, p.dot(sum_columns)
+    e = np.exp(z)
+    return z, e, e.dot(sum_columns)
