@@ -82,11 +82,11 @@ def exact_gelu(x):
     return 0.5 * x * torch.erfc(-math.sqrt(0.5) * x)
 
 
-def _all(x):
+def _whole(x):
     return x
 
 
-def causal_attention(qkv, n_head, scale=None, dropout=_all):
+def causal_attention(qkv, n_head, scale=None, dropout=_whole):
     q, k, v = qkv.unflatten(-1, (3, n_head, -1)).movedim(
         (-3, -2), (0, -3)
     )  # each (B, n_head, T, D)
@@ -200,7 +200,7 @@ def _recurrent(w, x, cell, *states):
     return w.linear("head", h.unflatten(0, (T, B)).transpose(0, 1))
 
 
-def _block(w, name, x, c, norm, activation, scale=None, dropout=_all, of_weights=_all):
+def _block(w, name, x, c, norm, activation, scale=None, dropout=_whole, of_weights=_whole):
     """Pre-norm attention and MLP, each added to its input."""
     qkv = w.linear(f"{name}.attention.qkv", norm(f"{name}.attention.norm", x))
     y = causal_attention(qkv, c.n_head, scale, of_weights)
