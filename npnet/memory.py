@@ -8,7 +8,7 @@ import numpy as np
 
 # From M_MMAP_THRESHOLD on glibc maps pages for an array alone, and it accepts no larger one.
 _LARGEST = 32 << 20
-_ROOM = 8  # times that is more than a step of any published run needs
+_ROOM = 8  # arrays of that size, more than a step of any published run needs
 
 
 @cache

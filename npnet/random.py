@@ -29,7 +29,8 @@ Among = tuple[np.ndarray, int]  # which rows, of how many
 
 
 class Generator(Protocol):
-    """What first values and words are drawn from, and what a resumed run keeps of it."""
+    """What first values and words are drawn from, and what a resumed run keeps of it. Words are
+    drawn with multinomial's replacement, rule and among, which `TorchGenerator` describes."""
 
     def uniform(
         self, low: float, high: float, shape: Sequence[int], dtype: Any = np.float32
@@ -42,12 +43,7 @@ class Generator(Protocol):
     def bernoulli(self, p: float, shape: Sequence[int]) -> np.ndarray: ...
 
     def multinomial(
-        self,
-        probs: np.ndarray,
-        num_samples: int,
-        replacement: bool = False,
-        rule: str = "current",
-        among: Among | None = None,
+        self, probs: np.ndarray, num_samples: int, *args: Any, **kwargs: Any
     ) -> np.ndarray: ...
 
     def state(self) -> np.ndarray: ...

@@ -292,7 +292,7 @@ class MicrogptRun(Run):
 
 class PythonRandom:
     """Python's `random` as a Generator, for microgpt, which numbers the boundary last, not first:
-    multinomial turns the categories by one. It draws one sample a row."""
+    multinomial turns the categories by one. It draws one sample a row, by a rule of its own."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -314,12 +314,7 @@ class PythonRandom:
         return np.array(drawn, bool).reshape(shape)
 
     def multinomial(
-        self,
-        probs: np.ndarray,
-        num_samples: int,
-        replacement: bool = False,
-        rule: str = "current",
-        among: Among | None = None,
+        self, probs: np.ndarray, num_samples: int, *, among: Among | None = None, **rule: Any
     ) -> np.ndarray:
         V = probs.shape[-1]
         rows, n = among or (slice(None), len(probs))

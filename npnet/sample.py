@@ -18,7 +18,7 @@ from npnet.text import TextVocabulary
 
 Chooser = Callable[..., np.ndarray]
 Watch = Callable[[int], object]
-COLDEST = 1e-6  # a temperature below it tells no logits apart that float32 does
+COLDEST = 1e-6  # below this temperature float32 leaves a probability to the likeliest alone
 FEW = 20_000_000  # products that take less time than a step's calls
 
 
@@ -100,7 +100,10 @@ def chooser(
             kth = np.partition(logits, -top_k, axis=-1)[:, -top_k, None]
             logits = np.where(logits < kth, -np.inf, logits)
         probs, _ = ops.softmax(logits)
-        return generator.multinomial(_finite(probs), 1, replacement, rule, among)[:, 0]
+        drawn = generator.multinomial(
+            _finite(probs), 1, replacement=replacement, rule=rule, among=among
+        )
+        return drawn[:, 0]
 
     return choose
 

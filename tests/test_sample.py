@@ -170,9 +170,9 @@ def test_nothing_is_drawn_for_a_word_that_has_ended():
     rows = []
 
     class Watched(TorchGenerator):
-        def multinomial(self, probs, *args):
+        def multinomial(self, probs, *args, **options):
             rows.append(len(probs))
-            return super().multinomial(probs, *args)
+            return super().multinomial(probs, *args, **options)
 
     words = generate(make("gru", scale=0.3), VOCABULARY, Watched(1), 60, max_length=7)
     assert rows == [sum(len(word) >= t for word in words) for t in range(len(rows))]

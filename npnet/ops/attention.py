@@ -180,7 +180,7 @@ def _large_scores(
 
 def _heads(x: np.ndarray, n_head: int, parts: int = 3) -> Any:
     """Views of (B, T, parts C): for each part (B, n_head, T, D), and (n_head, T, D) of a batch of
-    one, because an axis less is sooner looped over."""
+    one, because a loop over one axis less is faster."""
     B, T, C = x.shape
     heads = x.reshape(B, T, parts, n_head, C // (parts * n_head)).transpose(2, 0, 3, 1, 4)
     if B == 1:

@@ -13,8 +13,8 @@ _KEPT_STARTS = 4096
 
 # exp(x) is power(NAT * x): with AVX-512 NumPy raises 2 to a power in half the time that e takes, by
 # a library of Intel's that it has on Linux alone. Otherwise e is faster. The factor costs nothing
-# where x is multiplied by another one anyway. NumPy leaves out of its description what there is
-# none of.
+# where x is multiplied by another one anyway. NumPy's description of a build without SIMD lacks the
+# entry.
 _SIMD = cast(dict[str, Any], np.show_config(mode="dicts")).get("SIMD Extensions", {})
 _AVX512 = not {"X86_V4", "AVX512_SKX"}.isdisjoint(_SIMD.get("found", []))
 _FAST_EXP2 = _AVX512 and sys.platform == "linux"
@@ -41,8 +41,8 @@ def eye(n: int, dtype: np.dtype) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def triangles(n_head: int, n: int, dtype: np.dtype) -> np.ndarray:
-    """(n_head, n, n), 1 on and below each diagonal: what each position may look at. Equal shapes
-    are multiplied sooner, so every head has its own."""
+    """(n_head, n, n), 1 on and below each diagonal: what each position may look at. Every head
+    has its own, because NumPy multiplies arrays of equal shapes faster."""
     return _fixed(np.tile(np.tri(n, dtype=dtype), (n_head, 1, 1)))
 
 

@@ -3,7 +3,7 @@ together.
 
 All end in a sum over every row of the batch. It is written as a matrix product, which NumPy hands
 to BLAS: `dy.sum(0)` and `np.add.at` give the same numbers several times slower at these sizes.
-dot begins half a microsecond sooner than matmul, but cannot write into a transposed array.
+dot takes half a microsecond less than matmul, but cannot write into a transposed array.
 """
 
 from collections.abc import Sequence

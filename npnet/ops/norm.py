@@ -200,7 +200,7 @@ def layer_norm_backward(
     is the gradient of xhat, and dx = inv (g - mean(g) - xhat mean(g xhat)): batch norm's derivation
     with the channels of one row in place of the batch. inv is one number for the row, so it can
     come first: with d = inv g, dx = d - mean(d) - xhat mean(d xhat). inv gain is laid out as a
-    product, for arrays of the same shape are multiplied sooner.
+    product, because NumPy multiplies arrays of equal shapes faster.
     """
     xhat, gain, inv, with_bias, shape = cache
     dy = as_rows(upstream("layer_norm", dy, shape, xhat.dtype))
