@@ -233,6 +233,19 @@ def test_cross_entropy_does_not_overflow_in_float16(shift):
     assert found == pytest.approx(np.array([[-2, 1, 1], [0, 0, 0]]) / 3, abs=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("rows", [None, np.array([0, 2, 1])])
+def test_logits_whose_target_is_ignored_may_be_anything(rows, value, dtype):
+    logits, targets = np.array([[1, 2], [0, 0], [2, 1]], dtype), np.array([1, 0, -1])
+    sound = ops.cross_entropy(logits, targets, rows=rows)
+    logits[2 if rows is None else 1] = value
+    loss, cache = ops.cross_entropy(logits, targets, rows=rows)
+    assert loss == pytest.approx(sound[0], rel=1e-3)
+    expected = ops.cross_entropy_backward(1.0, sound[1])
+    assert ops.cross_entropy_backward(1.0, cache) == pytest.approx(expected, rel=1e-3)
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_half_of_the_exact_gelu_passes_at_0(dtype):
     y, cache = ops.gelu(np.zeros(3, dtype), approximate="none")

@@ -328,7 +328,7 @@ WRONG: tuple[Wrong, ...] = (
         (SHAPE, "dlogits", "backward", "dlogits.reshape(shape)", "dlogits", "the leading axes left flattened"),
         (DTYPE, "dlogits", "backward", "dlogits *= scale", "dlogits = dlogits * np.float64(scale)",
          "a float64 scalar promotes float32"),
-        (RANGE, "overflow", "_exponentials", "z = z - z.take(row + z.argmax(axis=1))[:, None]", "z = z.copy()",
+        (RANGE, "overflow", "_exponentials", "z = z - largest[:, None]", "z = z.copy()",
          "exp without the row maximum"),
         (MEAN, "y", "forward", "len(targets) if n is None", "len(z) if n is None", "the mean over all positions, ignored ones too, in both passes"),
     ),

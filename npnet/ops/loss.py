@@ -59,7 +59,7 @@ def cross_entropy(
             f"cross_entropy: every target is {ignore_index}, so there is nothing to average"
         )
     row = starts(len(z), V)
-    z, e, total = _exponentials(z, row)
+    z, e, total = _exponentials(z, row, rows)
     nll = np.log(total)
     if rows is None:
         places = row + targets
@@ -97,9 +97,12 @@ def cross_entropy_backward(dloss: float, cache: tuple) -> np.ndarray:
     return dlogits if len(shape) == 2 else dlogits.reshape(shape)
 
 
-def _exponentials(z: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _exponentials(
+    z: np.ndarray, row: np.ndarray, counted: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """z (N, V), shifted where it has to be, its exponentials and their sums (N,). The shift by the
-    row maximum is the most expensive part, and moderate logits need none."""
+    row maximum is the most expensive part, and moderate logits need none. Only the rows `counted`
+    are asked for, or all: of the others, which may hold infinity or NaN, the results are finite."""
     sum_columns = ones(z.shape[1], z.dtype)
     wide = z.itemsize > 2  # exponentials of float16 are far from safe
     if wide and z.size and z.real.item(z.argmax()) <= _SAFE_LOG_SUM:
@@ -108,6 +111,11 @@ def _exponentials(z: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarra
         if total.real.item(total.argmin()) >= math.exp(-_SAFE_LOG_SUM):
             return z, e, total
     # In rows as short as these the largest is found sooner by argmax than by max.
-    z = z - z.take(row + z.argmax(axis=1))[:, None]
+    largest = z.take(row + z.argmax(axis=1))
+    if counted is not None and not np.isfinite(largest).all():
+        others = np.delete(np.arange(len(z)), counted)
+        z, largest[others] = z.copy(), 0
+        z[others] = 0
+    z = z - largest[:, None]
     e = np.exp(z)
     return z, e, e.dot(sum_columns)
