@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from npnet import ops, train
+from npnet import train
 from npnet.checkpoint import make_folder
-from npnet.layers import BatchNorm, Layer, Linear, Residual, Sequential, Tanh
+from npnet.layers import BatchNorm, Linear, Residual, Tanh
 from npnet.models import Model
-from npnet.plot import colors, figure_class, save
-from npnet.presets import PRESETS, Lecture, Preset
+from npnet.plot import colors, figure_class, record, save
+from npnet.presets import ENDLESS, PRESETS, Lecture, Preset
 
 SATURATED = 0.97
 MOST_POINTS = 2000
@@ -38,53 +38,30 @@ class Observed:
     grad: np.ndarray
 
 
-def chain(model: Model) -> list[Layer]:
-    """The layers of the network in order.
-
-    A network that is not a plain chain, or has no tanh in it, is a ValueError.
-    """
-
-    def flat(layer: Layer) -> Iterator[Layer]:
-        if not isinstance(layer, Sequential):
-            yield layer
-        else:
-            for child in layer.layers.values():
-                yield from flat(child)
-
-    branches = any(isinstance(layer, Residual) for _, layer in model.network.walk())
-    layers = list(flat(model.network))
+def require_chain(model: Model) -> None:
+    """ValueError, unless the network is a plain chain of layers with a tanh in it."""
+    layers = [layer for _, layer in model.network.walk()]
+    branches = any(isinstance(layer, Residual) for layer in layers)
     if branches or not any(isinstance(layer, Tanh) for layer in layers):
         raise ValueError(
             "the diagnostics need a plain chain of layers with tanh among them; "
             f"{model.kind} is none"
         )
-    return layers
 
 
 def observe(model: Model, x: np.ndarray, y: np.ndarray) -> list[Observed]:
-    """The output of every tanh on one minibatch, and its gradient, in order.
-
-    The same passes as model.loss_and_grad(x, y), one layer at a time and every sequence by itself:
-    every gradient is left in model.grad.
-    """
-    layers = chain(model)
-    outs, passed = [], []
-    h, y, _, packing = model.packed(x, y, apart=True)
-    for layer in layers:
-        h, cache = Sequential(layer).forward(h, True, packing)
-        outs.append(h)
-        passed += cache
-    _, cache = ops.cross_entropy(h, y)
-    grads, dh = [], ops.cross_entropy_backward(1.0, cache)
-    for layer, cache in reversed(passed):
-        grads.append(dh)
-        dh = layer.backward(dh, cache)
-    counted = (
-        (layer, k) for k, layer in enumerate(layers) if isinstance(layer, (Linear, BatchNorm, Tanh))
-    )
+    """The output of every tanh on one minibatch, and its gradient, in order; every gradient is left
+    in model.grad, see npnet.plot.record."""
+    require_chain(model)
+    seen: dict[str, Any] = record(model, x, y)
+    counted = [
+        (prefix.rstrip("."), layer)
+        for prefix, layer in model.network.walk()
+        if isinstance(layer, (Linear, BatchNorm, Tanh))
+    ]
     return [
-        Observed(number, "Tanh", outs[k], grads[-1 - k])
-        for number, (layer, k) in enumerate(counted)
+        Observed(number, "Tanh", *seen[name])
+        for number, (name, layer) in enumerate(counted)
         if isinstance(layer, Tanh)
     ]
 
@@ -145,13 +122,13 @@ def diagnose(
         raise ValueError(
             f"diagnose takes the networks of the lectures ({known}), not {preset.name}"
         )
-    if not 1 <= preset.last < 1 << 62:
+    if not 1 <= preset.last < ENDLESS:
         raise ValueError(f"--max-steps must be at least 1 here, got {preset.stop}")
     if plot_dir:
         figure_class()
         make_folder(Path(plot_dir))
     run = preset.prepare(words)
-    chain(run.model)
+    require_chain(run.model)
     last = preset.last - 1
     stride = -(-preset.last // MOST_POINTS)
     sizes = {}

@@ -54,7 +54,7 @@ from npnet.layers import (
 from npnet.memory import keep_freed_memory
 from npnet.ops.checks import within
 from npnet.packing import Packing, full, scored_lengths
-from npnet.random import Generator, embedding_init, linear_init
+from npnet.random import Generator, linear_init
 
 ALWAYS_READ = ("vocab_size", "block_size", "dtype")
 LARGEST_MODEL = 100_000_000  # parameters
@@ -704,7 +704,7 @@ def _randn(g: Generator, c: Config, *shape: int) -> np.ndarray:
 
 def _embedding(g: Generator, c: Config, rows: int) -> np.ndarray:
     """A table with torch.nn.Embedding's first values."""
-    return embedding_init(g, rows, c.n_embd, dtype=c.dtype)
+    return _randn(g, c, rows, c.n_embd)
 
 
 def _linear(g: Generator, c: Config, fan_in: int, fan_out: int, bias: bool = True) -> Linear:

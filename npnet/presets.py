@@ -11,7 +11,7 @@ import math
 import os
 import reprlib
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from npnet.data import DataError, split
 from npnet.models import BUILDERS, Config
@@ -44,6 +44,7 @@ class Preset:
     settings: ClassVar[tuple[str, ...]] = ("seed", "batch_size", "learning_rate")
     settles: ClassVar = False  # the model needs its words once more after the last step
     data: ClassVar = WORDS
+    run: ClassVar[Any]  # the class of its Run
     # The fingerprint and the name of what the published figures belong to, if there are any.
     original: ClassVar[tuple[str, str] | None] = (MAKEMORE_NAMES, "the names.txt of makemore")
     name: str
@@ -69,8 +70,9 @@ class Preset:
                     f"{name} must be a number of at least {least}{below}, got {value!r:.60}"
                 )
 
-    def prepare(self, words) -> Run:
-        raise NotImplementedError
+    def prepare(self, data) -> Run:
+        """Its Run on words or a text."""
+        return self.run(self, data)
 
     def parts(self, words):
         """Name -> the words of that part: "train", and those that are held out."""
@@ -126,15 +128,13 @@ class Lecture(Preset):
     names_seed starts a generator of its own for the twenty names; None goes on with the run's.
     """
 
+    run = LectureRun
     settles = True
     block_size: int = 3
     drop_at: int | None = None
     log_every: int = 10000
     names_seed: int | None = LECTURE_SEED + 10
     splits: tuple[str, ...] = ("train", "val")
-
-    def prepare(self, words):
-        return LectureRun(self, words)
 
     def parts(self, words):
         return dict(zip(("train", "val", "test"), split(words), strict=True))
@@ -144,10 +144,8 @@ class Lecture(Preset):
 class Notebook(Lecture):
     """The same, shown as it learns."""
 
+    run = NotebookRun
     original = None
-
-    def prepare(self, words):
-        return NotebookRun(self, words)
 
     def lasting(self, max_steps):
         """The notebook's run of that length: its rate falls in the middle."""
@@ -160,10 +158,8 @@ class Bigram(Preset):
     """The first lecture: a table of counts, five names by either rule of torch.multinomial, and the
     average loss."""
 
+    run = BigramRun
     settings, settles = ("seed",), True
-
-    def prepare(self, words):
-        return BigramRun(self, words)
 
     @property
     def last(self):
@@ -176,12 +172,10 @@ class Makemore(Preset):
     """makemore.py: whole words, masked targets, AdamW; log every 10 steps, samples every 200,
     evaluation every 500."""
 
+    run = MakemoreRun
     settings = (*Preset.settings, "weight_decay", "top_k")
     weight_decay: float = 0.01
     top_k: int | None = None
-
-    def prepare(self, words):
-        return MakemoreRun(self, words)
 
     def parts(self, words, generator=None):
         """The run's own generator makes the permutation, its first draw."""
@@ -200,10 +194,8 @@ class Microgpt(Preset):
     """microgpt: one word a step, Adam with a falling rate, 20 samples at temperature 0.5, Python's
     random."""
 
+    run = MicrogptRun
     settings = ("seed", "learning_rate")
-
-    def prepare(self, words):
-        return MicrogptRun(self, words)
 
 
 @dataclass(frozen=True)
@@ -216,6 +208,7 @@ class RunningText(Preset):
     step is the mean of `accumulate` batches.
     """
 
+    run: ClassVar[Any] = ShownTextRun
     settings = (*Preset.settings, "block_size", "weight_decay", "accumulate")
     data = TEXT
     original: ClassVar[tuple[str, str] | None] = None
@@ -232,9 +225,6 @@ class RunningText(Preset):
     style: str = "makemore"
     dropout: float = 0.0
 
-    def prepare(self, text) -> Run:
-        return ShownTextRun(self, text)
-
     def lasting(self, max_steps):
         """A run of that length, at the end of which the rate is lowest."""
         _require_a_step(max_steps)
@@ -248,10 +238,8 @@ class RunningText(Preset):
 class Shakespeare(RunningText):
     """A published run on Tiny Shakespeare, which prints what the original prints."""
 
+    run = TextRun
     original = (TINYSHAKESPEARE, "tinyshakespeare")
-
-    def prepare(self, text):
-        return TextRun(self, text)
 
     def lasting(self, max_steps):
         return Preset.lasting(self, max_steps)
@@ -261,8 +249,7 @@ class Shakespeare(RunningText):
 class ShakespeareBigram(Shakespeare):
     """The beginning of lecture 7: a bigram model before and after training."""
 
-    def prepare(self, text):
-        return ShakespeareBigramRun(self, text)
+    run = ShakespeareBigramRun
 
 
 @dataclass(frozen=True)
@@ -270,13 +257,11 @@ class NanoGPT(Shakespeare):
     """nanoGPT's train.py, and what its configurations for characters have in common: weight decay
     for matrices alone, clipping at 1, 100 steps of warm-up, and a cosine down to a tenth."""
 
+    run = NanoGPTRun
     batch_first: bool = True
     tie_weights: bool = True
     style: str = "nanogpt"
     weight_decay: float = 0.1
-
-    def prepare(self, text):
-        return NanoGPTRun(self, text)
 
 
 def _bytes_per_example(kind, c):

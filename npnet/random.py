@@ -20,6 +20,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from npnet.torch_math import fma, libm, log32, sincos32
+
 _BLOCK = 624  # words the twister makes at a time
 _CHUNK = 8192  # normals transformed at a time: the temporaries stay in the cache
 # A double has 53 bits: 21 from the first raw, 32 from the second. These are arrays because a Python
@@ -151,7 +153,7 @@ class TorchGenerator:
                 f"uniform needs low <= high and high - low finite in {dtype}, got {low} and {high}"
             )
         a, b = dtype.type(low), dtype.type(high)
-        out = _fma(self._unit(math.prod(sizes), dtype), b - a, a)
+        out = fma(self._unit(math.prod(sizes), dtype), b - a, a)
         out[out == b] = a
         return out.reshape(sizes)
 
@@ -180,16 +182,16 @@ class TorchGenerator:
         with self._lock, np.errstate(over="ignore", invalid="ignore"):
             if n < 16:
                 z = np.array([self._scalar_normal() for _ in range(n)], np.float64)
-                return _fma(z, std, mean).astype(dtype).reshape(sizes)
+                return fma(z, std, mean).astype(dtype).reshape(sizes)
             out = np.empty(n, dtype)
             a, b = dtype.type(mean), dtype.type(std)
             whole = n - n % 16
             for start in range(0, whole, _CHUNK):
                 stop = min(start + _CHUNK, whole)
-                out[start:stop] = _fma(_box_muller(self._unit(stop - start, dtype)), b, a)
+                out[start:stop] = fma(_box_muller(self._unit(stop - start, dtype)), b, a)
             if whole < n:
                 self._raw((n - whole) * dtype.itemsize // 4)
-                out[-16:] = _fma(_box_muller(self._unit(16, dtype)), b, a)
+                out[-16:] = fma(_box_muller(self._unit(16, dtype)), b, a)
         return out.reshape(sizes)
 
     def exponential(
@@ -367,13 +369,6 @@ def linear_init(
     return weight, generator.uniform(-bound, bound, (fan_out,), dtype) if bias else None
 
 
-def embedding_init(
-    generator: Generator, num_embeddings: int, embedding_dim: int, dtype: Any = np.float32
-) -> np.ndarray:
-    """What `torch.nn.Embedding` starts with: normal(0, 1), (num_embeddings, embedding_dim)."""
-    return generator.normal(0.0, 1.0, (num_embeddings, embedding_dim), dtype)
-
-
 def _double(raw: np.ndarray) -> np.ndarray:
     """The lower 53 bits of each raw64, times 2^-53: (..., 2 n) raws -> (..., n). Its two parts add
     up exactly."""
@@ -383,7 +378,7 @@ def _double(raw: np.ndarray) -> np.ndarray:
 
 
 def _exponential(u: np.ndarray, dtype: np.dtype, rate: float = 1.0) -> np.ndarray:
-    return (-1.0 / rate * _libm(math.log1p, -u)).astype(dtype)
+    return (-1.0 / rate * libm(math.log1p, -u)).astype(dtype)
 
 
 def _winner(p: np.ndarray, u: np.ndarray) -> np.ndarray:
@@ -405,112 +400,14 @@ def _box_muller(u: np.ndarray) -> np.ndarray:
     block = u.reshape(-1, 16)
     u1, t = 1 - block[:, :8], block[:, 8:] * (2 * math.pi)
     if u.dtype == np.float32:
-        log, (sin, cos) = _log32(u1), _sincos32(t)
+        log, (sin, cos) = log32(u1), sincos32(t)
     else:
-        log, sin, cos = _libm(math.log, u1), _libm(math.sin, t), _libm(math.cos, t)
+        log, sin, cos = libm(math.log, u1), libm(math.sin, t), libm(math.cos, t)
     r = np.sqrt(-2 * log)
     out = np.empty_like(block)
     np.multiply(r, cos, out=out[:, :8])
     np.multiply(r, sin, out=out[:, 8:])
     return out.reshape(-1)
-
-
-def _libm(function: Any, x: np.ndarray) -> np.ndarray:
-    """The C library's function, as torch calls it for doubles: NumPy's own may round otherwise."""
-    return np.fromiter(map(function, x.reshape(-1).tolist()), np.float64, x.size).reshape(x.shape)
-
-
-# Cephes (Moshier 1992): logf, and sinf with cosf after Pommier's SSE version (2007).
-_LOG = np.array(
-    [7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1,
-     -1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1], np.float32
-)  # fmt: skip
-_COS = np.array([2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2], np.float32)
-_SIN = np.array([-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1], np.float32)
-# They add up to pi / 4.
-_PI_4 = np.array([0.78515625, 2.4187564849853515625e-4, 3.77489497744594108e-8], np.float32)
-
-
-def _fma(x: np.ndarray, y: Any, z: Any) -> np.ndarray:
-    """x * y + z rounded once; y and z are scalars of x's dtype.
-
-    float32: the product is exact in float64. float64: it is split in two by Dekker's product
-    (1971), and all but the last addition are without error (between 1e-290 and 1e290; near the ends
-    of the range the last bit may differ). What is rounded before the last rounding is rounded to
-    odd, which leaves no trace (Boldo and Melquiond 2008).
-    """
-    if x.dtype == np.float32:
-        return _odd_sum(x.astype(np.float64) * y, np.float64(z)).astype(np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):
-        product = x * y
-        (xh, xl), (yh, yl) = _halves(x), _halves(np.float64(y))
-        high, low = _two_sum(z, ((xh * yh - product) + xh * yl + xl * yh) + xl * yl)
-        total, error = _two_sum(product, high)
-        fused = total + _odd_sum(low, error)
-        return np.where(np.isfinite(fused), fused, product + z)
-
-
-def _halves(x: Any) -> tuple[Any, Any]:
-    big = x * 134217729.0  # 2^27 + 1
-    high = big - (big - x)
-    return high, x - high
-
-
-def _two_sum(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:
-    """a + b and its rounding error (Knuth 1969)."""
-    total = a + b
-    back = total - a
-    return total, (a - (total - back)) + (b - back)
-
-
-def _odd_sum(a: Any, b: Any) -> np.ndarray:
-    """a + b; if that is not exact, the neighbour of the exact sum whose last bit is 1."""
-    total, error = _two_sum(a, b)
-    inexact = (np.abs(error) > 0) & (total.view(np.int64) & 1 == 0)
-    return np.nextafter(total, np.copysign(np.inf, error), out=total, where=inexact)
-
-
-def _fma32(x: np.ndarray, y: Any, z: Any) -> np.ndarray:
-    """float32 with one rounding too many, which changes none of the 2^24 logarithms, sines and
-    cosines below."""
-    return (x.astype(np.float64) * y + z).astype(np.float32)
-
-
-def _horner(x: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
-    wide, y = x.astype(np.float64), coefficients[:1]
-    for c in coefficients[1:]:
-        y = (wide * y + c).astype(np.float32)
-    return y
-
-
-def _log32(u: np.ndarray) -> np.ndarray:
-    """ln u for float32 u in (0, 1]: u = m 2^e, a polynomial in m - 1, then e ln 2 in two parts."""
-    m, e = np.frexp(u)
-    small = m < 0.707106781186547524
-    x = np.where(small, 2 * m, m) - 1
-    exponent = (e - small).astype(np.float32)
-    z = x * x
-    y = _fma32(_horner(x, _LOG) * x, z, exponent * -2.12194440e-4)
-    return _fma32(exponent, 0.693359375, x + _fma32(z, -0.5, y))
-
-
-def _sincos32(t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """sin t and cos t for float32 t >= 0.
-
-    Multiples of pi/4 are taken off; the octant says which of two polynomials is which.
-    """
-    octant = ((t * 1.27323954473516).astype(np.int32) + 1) & ~1
-    multiple = octant.astype(np.float32)
-    for part in _PI_4:
-        t = _fma32(multiple, -part, t)
-    z = t * t
-    cos = _fma32(_horner(z, _COS) * z, z, z * -0.5) + 1
-    sin = _fma32(_horner(z, _SIN) * z, t, t)
-    swap = (octant & 2) != 0
-    sin, cos = np.where(swap, cos, sin), np.where(swap, sin, cos)
-    np.negative(sin, out=sin, where=(octant & 4) != 0)
-    np.negative(cos, out=cos, where=(~(octant - 2) & 4) != 0)
-    return sin, cos
 
 
 def _check_probabilities(p: np.ndarray, k: int, replacement: bool) -> None:

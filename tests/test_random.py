@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, rule
 
-from npnet.random import TorchGenerator, embedding_init, linear_init
+from npnet.random import TorchGenerator, linear_init
 from npnet.runs import PythonRandom
 
 # Elsewhere torch computes normals with another logarithm and cosine and does not fuse: they are
@@ -334,7 +334,7 @@ def test_layers_start_as_torchs(seed, fan_in, fan_out, bias, dtype):
         assert_same_floats(b, theirs.bias.detach(), size, 1)
     else:
         assert b is None and theirs.bias is None
-    assert_same_normals(embedding_init(ours, fan_in, fan_out, dtype), table.weight.detach())
+    assert_same_normals(ours.normal(0.0, 1.0, (fan_in, fan_out), dtype), table.weight.detach())
 
 
 def test_a_fresh_generator_is_torchs_fresh_generator():
@@ -578,8 +578,8 @@ def test_the_sampler_seed_of_makemore():
     transformer."""
     generator = TorchGenerator(3407)
     generator.randperm(32033)
-    embedding_init(generator, 27, 64)
-    embedding_init(generator, 16, 64)
+    generator.randn(27, 64)
+    generator.randn(16, 64)
     for _ in range(4):
         for fan_in, fan_out in [(64, 192), (64, 64), (64, 256), (256, 64)]:
             linear_init(generator, fan_in, fan_out)
