@@ -40,7 +40,12 @@ def arguments():
     parser.set_defaults(json=None, input_file=NAMES)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     made = {
-        name: commands.add_parser(name, parents=[common], help=module.__doc__)
+        name: commands.add_parser(
+            name,
+            parents=[common],
+            help=module.__doc__.partition("\n\n")[0],
+            description=module.__doc__,
+        )
         for name, module in MODULES.items()
     }
     add = made["step"].add_argument
@@ -85,7 +90,7 @@ def measured(args, words):
     return runs.measure(args.input_file, args.names, args.steps)
 
 
-def mistake(parser, args):
+def mistake(args):
     """What is wrong with the arguments, in one line, or None."""
     known = {
         "step": [*ROWS, *TEXT_ROWS],
@@ -116,7 +121,7 @@ def mistake(parser, args):
 def main(argv=None):
     parser = arguments()
     args = parser.parse_args(argv)
-    if wrong := mistake(parser, args):
+    if wrong := mistake(args):
         parser.error(wrong)
     try:
         words = read_words(args.input_file)

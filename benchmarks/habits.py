@@ -47,18 +47,22 @@ FIXED = {
 
 @dataclass(frozen=True)
 class Habit:
-    """How a test compares; the defaults are what the rest of the table is measured against."""
+    """How a test compares; the defaults are what the rest of the table is measured against.
+
+    ones       dy is ones, as `y.sum().backward()` has it, and a loss is the last value
+    library    gain 1, bias and first state 0, a model's parameters as they are first drawn
+    fixed      one set of sizes
+    single     float32 against float32 instead of float64 against float64
+    tolerance  of np.allclose, absolute and relative; 0: the smallest power of ten that will do;
+               None: the bound of oracle.proof.compare
+    """
 
     name: str
-    ones: bool = False  # dy is ones, as `y.sum().backward()` has it, and a loss is the last value
-    library: bool = (
-        False  # gain 1, bias and first state 0, a model's parameters as they are first drawn
-    )
-    fixed: bool = False  # one set of sizes
-    single: bool = False  # float32 against float32 instead of float64 against float64
-    tolerance: float | None = (
-        None  # of np.allclose, absolute and relative; None: the bound of oracle.proof.compare
-    )
+    ones: bool = False
+    library: bool = False
+    fixed: bool = False
+    single: bool = False
+    tolerance: float | None = None
 
 
 HABITS = (

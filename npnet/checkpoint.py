@@ -27,7 +27,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from npnet.data import Vocabulary, open_regular
-from npnet.models import Config, Model, build, parameter_count
+from npnet.model import Config, Model
+from npnet.models import build, parameter_count
 from npnet.random import TorchGenerator
 from npnet.text import TEXT, WORDS
 

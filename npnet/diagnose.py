@@ -19,7 +19,7 @@ import numpy as np
 from npnet import train
 from npnet.checkpoint import make_folder
 from npnet.layers import BatchNorm, Linear, Residual, Tanh
-from npnet.models import Model
+from npnet.model import Model
 from npnet.plot import colors, figure_class, record, save
 from npnet.presets import ENDLESS, PRESETS, Lecture, Preset
 

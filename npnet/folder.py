@@ -22,7 +22,7 @@ import numpy as np
 
 from npnet import checkpoint
 from npnet.data import DataError, open_regular
-from npnet.models import Model
+from npnet.model import Model
 from npnet.presets import ENDLESS, Preset, fingerprint, restored
 from npnet.ranks import ALONE, Alone
 from npnet.runs import Run

@@ -18,7 +18,8 @@ import numpy as np
 
 from npnet.checkpoint import fill
 from npnet.layers import EmbeddingLinear, Linear
-from npnet.models import Config, Model, build
+from npnet.model import Config, Model
+from npnet.models import build
 from npnet.random import TorchGenerator
 
 # makemore's --type -> npnet's model

@@ -19,7 +19,7 @@ from npnet.checkpoint import write_whole
 from npnet.data import LARGEST_FILE, Vocabulary, build_dataset, build_sequences, open_regular
 from npnet.folder import COLUMNS
 from npnet.layers import CausalAttention, Embedding
-from npnet.models import Model
+from npnet.model import Model
 
 BLUE, ORANGE, GREEN, GREY = "#2266aa", "#d95f02", "#1b8a5a", "#9aa5b1"
 Data = list[str] | np.ndarray  # words, or a text as ids

@@ -14,7 +14,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 from npnet.data import DataError, split
-from npnet.models import BUILDERS, Config
+from npnet.model import Config
+from npnet.models import BUILDERS
 from npnet.random import TorchGenerator
 from npnet.runs import BigramRun, LectureRun, MakemoreRun, MicrogptRun, NotebookRun, Run
 from npnet.text import TEXT, WORDS, Text, split_text

@@ -18,7 +18,7 @@ from typing import Any, cast
 import numpy as np
 
 from npnet.layers import BatchNorm, CausalAttention, Dropout
-from npnet.models import Model
+from npnet.model import Model
 from npnet.optim import Optimizer
 from npnet.packing import scored_lengths
 from npnet.random import Generator

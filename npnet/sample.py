@@ -10,7 +10,7 @@ import numpy as np
 from npnet import ops
 from npnet.data import LONGEST_WORD, Vocabulary
 from npnet.layers import keep
-from npnet.models import Model
+from npnet.model import Model
 from npnet.random import Among, Generator
 from npnet.ranks import ALONE, Alone
 from npnet.sliding import LastLogits

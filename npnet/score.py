@@ -9,7 +9,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from npnet.data import DataError, Vocabulary, build_dataset, build_sequences
-from npnet.models import Model
+from npnet.model import Model
 from npnet.ranks import ALONE, Alone
 from npnet.text import TextVocabulary, visible
 from npnet.train import rows_at_once

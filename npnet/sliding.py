@@ -27,14 +27,14 @@ from typing import Any
 import numpy as np
 
 from npnet.layers import ReLU, TiedLinear
-from npnet.models import Model
+from npnet.model import Model
 from npnet.ops.checks import quietly
 from npnet.ops.constants import NAT, number, ones, power, triangles
 
-# No square of an activation overflows while the parameters are smaller than the first, and no sum
-# of values weighed by exponentials while their own is smaller than the last. What one above the
-# second loses to underflow is far below its rounding.
-_LARGEST_PARAMETER, _SMALLEST_SUM, _LARGEST_SUM = 1e3, 1e-20, 1e20
+_LARGEST_PARAMETER = 1e3  # with smaller ones no square of an activation overflows
+# Between these sums of exponentials no weighted sum of values overflows, and what underflows is far
+# below the rounding.
+_SMALLEST_SUM, _LARGEST_SUM = 1e-20, 1e20
 LARGEST_TABLE = 1 << 21  # numbers
 
 

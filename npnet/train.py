@@ -16,7 +16,7 @@ import numpy as np
 
 from npnet.data import Examples
 from npnet.layers import BatchNorm, Layer, Sequential
-from npnet.models import Model
+from npnet.model import Model
 from npnet.optim import SGD, Optimizer, Schedule, clip_grad_norm, step_decay
 from npnet.random import TorchGenerator
 from npnet.ranks import ALONE, Alone, add_up, connect, share_loss_and_grad, share_update

@@ -12,9 +12,8 @@ def forward(params, x, y):
     loss."""
     n = len(x)
     v = {}
-    v["emb"] = (
-        params["C"][x] * 1
-    )  # an operation, so that `oracle.proof.autograd` gives equal rows rounding errors of their own
+    # Times 1, an operation: `oracle.proof.autograd` then gives equal rows errors of their own.
+    v["emb"] = params["C"][x] * 1
     v["embconcat"] = v["emb"].view(n, -1)
     v["hprebn"] = v["embconcat"] @ params["w1"]
     if "b1" in params:

@@ -27,8 +27,8 @@ SEQUENCES = {
 } | SIZES
 # Batch norm needs two rows.
 WINDOWS = {"lead": ((4,), (2,), (3,), (7,)), "block_size": (3, 1, 2, 4)} | SIZES
-# Layer norm maps any two channels to -1 and 1: nothing but rounding would be left
-# to compare below it.
+# Layer norm maps any two channels to -1 and 1: nothing but rounding would be left to compare below
+# it.
 MORE: dict[str, dict[str, tuple]] = {
     "wavenet": {"block_size": (4, 2, 8)},
     "mlp_deep": {"n_layer": (2, 1, 3)},

@@ -87,9 +87,8 @@ def _whole(x):
 
 
 def causal_attention(qkv, n_head, scale=None, dropout=_whole):
-    q, k, v = qkv.unflatten(-1, (3, n_head, -1)).movedim(
-        (-3, -2), (0, -3)
-    )  # each (B, n_head, T, D)
+    # Each (B, n_head, T, D).
+    q, k, v = qkv.unflatten(-1, (3, n_head, -1)).movedim((-3, -2), (0, -3))
     scores = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
     scores = scores.masked_fill(torch.ones_like(scores).triu(1) > 0, -math.inf)
     weights = torch.exp(scores - scores.detach().amax(-1, keepdim=True))

@@ -187,9 +187,8 @@ def rms_norm(x, gain=None, eps=1e-5):
 def causal_attention(qkv, n_head, scale=None, block=None):
     """`block` is how npnet goes about it, and no matter here."""
     q, k, v = _heads(qkv, n_head)
-    with sdpa_kernel(
-        SDPBackend.MATH
-    ):  # the flash kernel's backward takes exp(s - log sum exp s), rough for large s
+    # The flash kernel's backward takes exp(s - log sum exp s), which is rough for large s.
+    with sdpa_kernel(SDPBackend.MATH):
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
     return y.transpose(1, 2).reshape(*qkv.shape[:-1], -1)
 

@@ -38,6 +38,7 @@ MODULES = [
             )
         ),
         "layers",
+        "model",
         "models",
         "packing",
     )

@@ -106,8 +106,6 @@ class Recurrent(nn.Module):
     """torch's nn.RNN, nn.LSTM or nn.GRU from a learned initial state. Its second bias, which npnet
     does not have, stays 0."""
 
-    gate_order = None
-
     def __init__(self, cell, c):
         super().__init__()
         self.cell = cell(c.n_embd, c.n_embd2, batch_first=True)

@@ -23,16 +23,6 @@ from oracle.proof.slopes import (
     quiet,
 )
 
-__all__ = [
-    "Derivative",
-    "NotComplexSafe",
-    "complex_step",
-    "confirm",
-    "derivative",
-    "differences",
-    "sensitivity",
-]
-
 MOST = 48  # elements of an input that central differences take, each dozens of calls
 
 
