@@ -164,7 +164,7 @@ def score_text(
                     found.add_line(vocabulary.decode(line), line_nats, n)
                 line, n, line_nats = [], 0, 0.0
         if watch:
-            watch(start, len(ids))
+            watch(start + len(losses), len(ids))
     return found
 
 

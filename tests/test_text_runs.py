@@ -301,7 +301,9 @@ def test_the_loss_of_a_text_is_that_of_its_blocks(name, n, monkeypatch):
         with pytest.raises(DataError, match=f"the text has {n} characters; at least 9"):
             score_text(model, vocabulary, ids)
         return
-    found = score_text(model, vocabulary, ids, lines=True)
+    told = []
+    found = score_text(model, vocabulary, ids, lambda *done: told.append(done), lines=True)
+    assert told[-1] == (n, n)
     losses = []
     if model.windowed:
         for i in range(8, n):
