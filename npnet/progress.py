@@ -174,7 +174,7 @@ class Progress:
 
 class Output:
     """A standard stream whose failure can be survived: what cannot be written is dropped, and a
-    character that its encoding lacks is escaped.
+    character that its encoding lacks is escaped, as is one that could command a terminal.
 
     error is the first failure. With survives False it is raised as well, for a command that has
     nothing to keep.
@@ -192,11 +192,16 @@ class Output:
 
     def write(self, text: str) -> int:
         with self._careful():
-            if self.progress is None or not self.progress.terminal or not self.stream.isatty():
+            if self.progress is None or not self.stream.isatty():
                 self._write(text)
+                return len(text)
+            from npnet.text import visible  # not before NumPy may be imported
+
+            if not self.progress.terminal:
+                self._write(visible(text))
             else:
                 with self.progress.erased():
-                    self._write(text)
+                    self._write(visible(text))
                     self.progress.mid_line = not text.endswith("\n")
         return len(text)
 

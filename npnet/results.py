@@ -9,7 +9,7 @@ from npnet import folder as folders
 from npnet.progress import Console
 from npnet.random import TorchGenerator
 from npnet.sample import generate, generate_text, mark_words
-from npnet.text import WORDS, visible
+from npnet.text import WORDS
 
 MOST_AT_ONCE = 1000  # words drawn side by side, fewer where they are long
 LARGEST_STATE = 1 << 26  # positions times channels times layers of those
@@ -103,14 +103,13 @@ def _print_text(trained, n, seed, prompt, temperature, top_k, console):
         temperature=temperature,
         top_k=top_k,
     )
-    terminal = console.stdout.isatty()
-    print(visible(prompt) if terminal else prompt, end="", flush=True)
+    print(prompt, end="", flush=True)
     stage = console.stage("reading the prompt")
     for done, character in enumerate(characters, 1):
         if done == 1:
             stage = console.stage("drawing characters", n)
             _name_checkpoint(trained, console)
-        print(visible(character) if terminal else character, end="", flush=True)
+        print(character, end="", flush=True)
         stage.advance(done)
     print()
 

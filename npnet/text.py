@@ -159,9 +159,11 @@ def random_windows(
 
 
 def visible(text: str, also: str = "\n\t") -> str:
-    """The text with every character escaped that is neither printable nor one of `also`."""
+    """The text with every character escaped that is neither printable, nor one of `also`, nor a
+    joiner, with which Persian, Sinhala and emoji are spelled."""
+    shown = also + "\u200c\u200d"
     return "".join(
-        c if c.isprintable() or c in also else c.encode("unicode_escape").decode() for c in text
+        c if c.isprintable() or c in shown else c.encode("unicode_escape").decode() for c in text
     )
 
 

@@ -212,3 +212,4 @@ def test_the_lectures_first_batch(tinyshakespeare):
 def test_what_could_control_a_terminal_is_escaped():
     assert visible("a\tb\n\x1b[31mé\r\x9b") == "a\tb\n\\x1b[31mé\\r\\x9b"
     assert visible("a\nb", also="") == "a\\nb"
+    assert visible("\u202ea\u200cb\u200d") == "\\u202ea\u200cb\u200d"

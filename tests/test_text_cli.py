@@ -214,6 +214,17 @@ def test_a_terminal_gets_no_control_characters(tmp_path):
 def test_evaluate_compare_plot_and_export(run, text, trained, tmp_path):
     done = good("evaluate", run, "--per-word")
     head, train, val, *lines = done.stdout.splitlines()
+def test_a_terminal_gets_no_control_characters_of_words_either(tmp_path):
+    words, out = tmp_path / "words.txt", tmp_path / "out"
+    words.write_bytes(b"a\x1b[31m\xc2\x9b\n" * 10)
+    flags = ("train", "-i", words, "--max-steps", 1, "-b", 2)
+    for arguments in ((*flags, "-o", out), ("sample", out), ("evaluate", out, "--per-word")):
+        shown = on_a_terminal(*arguments)
+        assert b"\x1b" not in shown and b"\xc2\x9b" not in shown
+        assert b"\\x1b" in shown and b"\\x9b" in shown
+    assert "\x1b[31m\x9b" in good("evaluate", out, "--per-word").stdout
+
+
     assert head.split() == ["characters", "loss", "perplexity"]
     n = len(read_text(text))
     assert [train.split()[:2], val.split()[:2]] == [
