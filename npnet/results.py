@@ -115,12 +115,12 @@ def _print_text(trained, n, seed, prompt, temperature, top_k, console):
 
 
 def _standard_input():
-    """The prompt as it comes, its line ends included."""
+    """The prompt as it comes, its line ends included; only a byte order mark is dropped."""
     data = sys.stdin.buffer.read(LARGEST_PROMPT + 1) if sys.stdin else b""
     if len(data) > LARGEST_PROMPT:
         raise ValueError(f"the prompt has more than {LARGEST_PROMPT:,} bytes")
     try:
-        return data.decode()
+        return data.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         byte = data[error.start]
         raise ValueError(

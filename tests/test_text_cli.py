@@ -167,6 +167,7 @@ def test_the_prompt_from_standard_input(run):
         assert done.returncode == 2 and says in done.stderr and done.stderr.count(b"\n") == 1
 
 
+    assert sample(b"\xef\xbb\xbfThe\nbell\n").stdout == done.stdout
 def test_characters_are_seen_as_they_are_drawn(run):
     """A million would take minutes; the first ones come at once, and nobody needs the others."""
     with start("sample", "-q", run, "-n", 1_000_000, stdout=subprocess.PIPE) as process:
