@@ -325,6 +325,8 @@ def open_model(path: str | Path, input_file: str | None = None) -> Trained:
     path, saved = _newest(place) if place.is_dir() else (place, checkpoint.load(place))
     preset, step = judged(saved, path)
     trained = Trained(path, saved.model, saved.vocabulary, preset, step, saved.meta, input_file)
+    if input_file:
+        _ = trained.data  # another than the run's is refused
     if preset.settles and not saved.meta["settled"]:
         if trained.data is None:
             raise ValueError(f"{path} needs the words of its run, which are gone: -i FILE")

@@ -17,6 +17,7 @@ from command_line import (
 )
 
 from npnet import checkpoint
+from npnet.data import NAMES
 from npnet.folder import open_model
 from npnet.random import TorchGenerator
 from npnet.sample import chooser, continued
@@ -133,6 +134,8 @@ def test_the_text_may_have_moved(text, tmp_path):
     good("sample", out, "-n", 3)  # which needs no text
     good("train", "-o", out, "--resume", "--max-steps", 6, "--text", text)
     good("evaluate", out)
+    bad("sample", out, "-i", NAMES, says="another text than the model was trained on")
+    bad("sample", out, "-i", moving, says="No such file")
 
 
 # ---- sampling
