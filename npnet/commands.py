@@ -180,7 +180,7 @@ def _read(preset, path, console):
     return preset.data.read(path)
 
 
-def _chosen_preset(args):
+def _chosen_name(args):
     if args.preset and args.type:
         raise ValueError("--preset and --type exclude each other")
     family = "makemore-" if args.text is None else "text-"
@@ -191,8 +191,11 @@ def _chosen_preset(args):
                 f"unknown type {args.type!r}; there are {', '.join(types)} (see npnet train --help)"
             )
     usual = "notebook" if args.text is None else TEXT_RUN
-    name = family + args.type if args.type else args.preset or usual
-    preset = _with_flags(named(name, args.max_steps), args)
+    return family + args.type if args.type else args.preset or usual
+
+
+def _chosen_preset(args):
+    preset = _with_flags(named(_chosen_name(args), args.max_steps), args)
     if args.text is not None and preset.data is not TEXT:
         raise ValueError(f"--text has no meaning in {preset.name}, which reads a list of words")
     return preset
@@ -231,7 +234,7 @@ def _agree(args, preset, but):
     with."""
     if args.text is not None and preset.data is not TEXT:
         raise ValueError(f"the run in {args.work_dir} is on a list of words, not on a text")
-    if (args.preset or args.type) and _chosen_preset(args).name != preset.name:
+    if (args.preset or args.type) and named(_chosen_name(args)).name != preset.name:
         raise ValueError(f"the run in {args.work_dir} is {preset.name}, which no flag can change")
     if _with_flags(preset, args) != preset:
         raise ValueError(f"the run in {args.work_dir} was started with other settings; {but}")

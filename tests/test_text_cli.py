@@ -130,6 +130,8 @@ def test_the_text_may_have_moved(text, tmp_path):
     good("train", "--text", moving, "-o", out, "--max-steps", 5, *RUNS["gru"])
     moving.unlink()
     bad("train", "-o", out, "--resume", "--max-steps", 6, says="the text has moved, -i FILE finds")
+    flags = ("--text", "--type", "gru", "--max-steps", 0)
+    bad("train", "-o", out, "--resume", *flags, "-i", text, says="lies before step 5")
     bad("evaluate", out, says="; -i FILE names others")
     good("sample", out, "-n", 3)  # which needs no text
     good("train", "-o", out, "--resume", "--max-steps", 6, "--text", text)
