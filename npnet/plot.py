@@ -272,6 +272,8 @@ def attention(model: Model, vocabulary: Vocabulary, word: str) -> Any:
     if not heads:
         raise ValueError(f"a {model.kind} has no attention to draw")
     ids = vocabulary.encode(vocabulary.boundary + word)[: model.config.block_size]
+    if not len(ids):
+        raise ValueError("an empty text has no attention to draw")
     inputs = []
 
     def watched(layer):

@@ -134,10 +134,10 @@ def test_the_text_may_have_moved(text, tmp_path):
     bad("train", "-o", out, "--resume", *flags, "-i", text, says="lies before step 5")
     bad("evaluate", out, says="; -i FILE names others")
     good("sample", out, "-n", 3)  # which needs no text
-    good("train", "-o", out, "--resume", "--max-steps", 6, "--text", text)
-    good("evaluate", out)
     bad("sample", out, "-i", NAMES, says="another text than the model was trained on")
     bad("sample", out, "-i", moving, says="No such file")
+    good("train", "-o", out, "--resume", "--max-steps", 6, "--text", text)
+    good("evaluate", out)
 
 
 # ---- sampling
@@ -167,12 +167,12 @@ def test_the_prompt_from_standard_input(run):
     done = sample(b"The\nbell\n")
     assert done.returncode == 0 and done.stdout.startswith(b"The\nbell\n")
     assert len(done.stdout) == 9 + 5 + 1
+    assert sample(b"\xef\xbb\xbfThe\nbell\n").stdout == done.stdout
     for data, says in ((b"a\xff", b"byte 0xff at position 1"), (b"a" * 1_000_001, b"1,000,000")):
         done = sample(data)
         assert done.returncode == 2 and says in done.stderr and done.stderr.count(b"\n") == 1
 
 
-    assert sample(b"\xef\xbb\xbfThe\nbell\n").stdout == done.stdout
 def test_characters_are_seen_as_they_are_drawn(run):
     """A million would take minutes; the first ones come at once, and nobody needs the others."""
     with start("sample", "-q", run, "-n", 1_000_000, stdout=subprocess.PIPE) as process:
@@ -214,12 +214,6 @@ def test_a_terminal_gets_no_control_characters(tmp_path):
     assert good("sample", out, "-n", 200, "--prompt", prompt).stdout.startswith(prompt)
 
 
-# ---- looking at it
-
-
-def test_evaluate_compare_plot_and_export(run, text, trained, tmp_path):
-    done = good("evaluate", run, "--per-word")
-    head, train, val, *lines = done.stdout.splitlines()
 def test_a_terminal_gets_no_control_characters_of_words_either(tmp_path):
     words, out = tmp_path / "words.txt", tmp_path / "out"
     words.write_bytes(b"a\x1b[31m\xc2\x9b\n" * 10)
@@ -231,6 +225,12 @@ def test_a_terminal_gets_no_control_characters_of_words_either(tmp_path):
     assert "\x1b[31m\x9b" in good("evaluate", out, "--per-word").stdout
 
 
+# ---- looking at it
+
+
+def test_evaluate_compare_plot_and_export(run, text, trained, tmp_path):
+    done = good("evaluate", run, "--per-word")
+    head, train, val, *lines = done.stdout.splitlines()
     assert head.split() == ["characters", "loss", "perplexity"]
     n = len(read_text(text))
     assert [train.split()[:2], val.split()[:2]] == [
@@ -248,6 +248,8 @@ def test_a_terminal_gets_no_control_characters_of_words_either(tmp_path):
     good("plot", run, "-o", tmp_path / "pictures", "--word", "The bell")
     drawn = {path.name for path in (tmp_path / "pictures").iterdir()}
     assert drawn == {f"{n}.png" for n in ("attention", "dlogits", "embedding", "layers", "loss")}
+
+    bad("plot", run, "-o", tmp_path, "--word", "", says="an empty text has no attention to draw")
 
     good("export", run, tmp_path / "model.safetensors")
     good("export", tmp_path / "model.safetensors", tmp_path / "back")
