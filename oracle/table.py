@@ -63,10 +63,12 @@ def against_autograd(params, x, y, values, gradients, dloss=1.0, context="") -> 
     scale = dict(zip(names, scales, strict=True))
     dtype = params["C"].dtype
     # M is of first order. In a constant column of hprebn bndiff is nothing but its error e, and
-    # bndiff2 wrong by e^2.
+    # bndiff2 wrong by e^2, which reaches the variance and its inverse root.
     second_order = 16 * np.finfo(dtype).eps / 2 * scale["bndiff"] ** 2
+    of_variance = second_order.sum(0, keepdims=True) / (len(x) - 1)
     scale["bndiff2"] += second_order
-    scale["bnvar"] += second_order.sum(0, keepdims=True) / (len(x) - 1)
+    scale["bnvar"] += of_variance
+    scale["bnvar_inv"] += of_variance * expected[names.index("bnvar_inv")] ** 3 / 2
     got = values | gradients
     details = {
         "terms": max(x.size, *params["w1"].shape, *params["w2"].shape) ** 2,

@@ -6,7 +6,7 @@ import inspect
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from npnet import chunked, ops
@@ -93,7 +93,9 @@ def problems(params, x, y, values, gradients, dloss=1.0):
 
 
 @given(networks, upstreams)
+@example(network((5, 4, 5, 4, 1), False, np.float32, 413, 100.0, 0.01), 1e4)
 def test_every_value_and_gradient_is_autograds(net, dloss):
+    """All rows of the example are alike, so that its variance is a rounding error's square."""
     values, gradients = both_passes(*net, dloss)
     assert problems(*net, values, gradients, dloss) == []
 

@@ -60,7 +60,6 @@ def compare(
     dtype: Any = None,
     name: str = "value",
     context: str = "",
-    reproduce: str = "",
 ) -> Result:
     """Decide whether `got` is the float64 array `expected` up to the rounding errors of its own
     dtype.
@@ -83,8 +82,7 @@ def compare(
     message = found.message
     if np.isfinite(found.error):
         message += f", q = {found.q:.3g} units of rounding where {limit:.3g} are allowed"
-    message += "." + (f" {context}." if context else "")
-    return replace(found, message=message + (f"\nReproduce: {reproduce}" if reproduce else ""))
+    return replace(found, message=f"{message}." + (f" {context}." if context else ""))
 
 
 def within(
@@ -164,13 +162,3 @@ def decide(
         return result
     sure = compare(got, value, scale(), terms, upstream=largest, name=name)
     return sure if sure.ok else result
-
-
-def assert_close(
-    got: Any, expected: np.ndarray, scale: Any, terms: Any = 1, **details: Any
-) -> Result:
-    """`compare`, raising `Mismatch` with its sentence when the answer is no."""
-    result = compare(got, expected, scale, terms, **details)
-    if not result.ok:
-        raise Mismatch(result.message, result)
-    return result

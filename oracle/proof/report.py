@@ -50,7 +50,7 @@ class Verdict:
 class Report:
     """The verdicts on one backward pass, in how many examples, beside which reference.
 
-    `remarks` are not mistakes but good to know; `allowed` are mistakes that were allowed.
+    `remarks` are good to know and no mistakes, or mistakes that were allowed.
     """
 
     title: str

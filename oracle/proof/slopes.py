@@ -55,10 +55,6 @@ class Derivative:
     ones: Arrays
     method: str
 
-    @property
-    def kinks(self) -> int:
-        return sum(int(mask.sum()) for mask in self.kinked.values())
-
 
 def complex_step(
     f: Function, inputs: Arrays, dys: Sequence[np.ndarray], wrt: Sequence[str]
