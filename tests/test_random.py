@@ -202,12 +202,6 @@ TestSameStream.settings = settings(settings.default, stateful_step_count=30)
 LONG = 123_457  # a multiple of neither 16 nor 624
 
 
-def test_normals_and_scaled_uniforms_are_compared_bit_for_bit():
-    if not EXACT_NORMALS:
-        code = torch.backends.cpu.get_cpu_capability()
-        pytest.skip(f"torch runs its {code} code: within a bound of some ulp instead")
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("seed", [0, 2147483647, -5])
 class TestLong:

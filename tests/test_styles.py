@@ -29,7 +29,7 @@ class Tensor:
         self.grad, self.pull = np.zeros_like(self.data), lambda: None
 
     def __matmul__(self, other):
-        out = Tensor(self.data @ other.data, (self, other))
+        out = type(self)(self.data @ other.data, (self, other))
 
         def pull():
             self.grad = self.grad + out.grad @ other.data.T
@@ -39,7 +39,7 @@ class Tensor:
         return out
 
     def __mul__(self, other):
-        out = Tensor(self.data * other.data, (self, other))
+        out = type(self)(self.data * other.data, (self, other))
 
         def pull():
             self.grad = self.grad + other.data * out.grad
@@ -52,7 +52,7 @@ class Tensor:
         return out
 
     def sum(self):
-        out = Tensor(self.data.sum(), (self,))
+        out = type(self)(self.data.sum(), (self,))
 
         def pull():
             self.grad = self.grad + np.full_like(self.data, out.grad)
@@ -61,7 +61,7 @@ class Tensor:
         return out
 
     def tanh(self):
-        out = Tensor(np.tanh(self.data), (self,))
+        out = type(self)(np.tanh(self.data), (self,))
 
         def pull():
             slope = 1 - out.data * (1 if self.wrong == "slope" else out.data)
