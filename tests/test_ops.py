@@ -114,6 +114,20 @@ def test_a_state_without_channels_stays_without(name):
     assert dh[0].shape == (3, 0)
 
 
+@pytest.mark.parametrize("n", [0, 3])
+def test_rows_without_channels_have_gradients_without(n):
+    x, none = np.zeros((n, 0)), np.zeros(0)
+    _, cache = ops.batch_norm_inference(x, none, none, none, none)
+    gradients = ops.batch_norm_inference_backward(x, cache)
+    assert [d.shape for d in gradients] == [(n, 0), (0,), (0,), (0,), (0,)]
+
+    ids, table, w = np.zeros((n, 2), np.int64), np.ones((1, 4)), np.zeros((8, 0))
+    y, cache = ops.embedding_linear(ids, table, w, none)
+    dtable, dw, db = ops.embedding_linear_backward(y, cache)
+    assert (y.shape, dw.shape, db.shape) == ((n, 0), (8, 0), (0,))
+    assert dtable.tolist() == [[0, 0, 0, 0]]
+
+
 def test_gru_takes_over_a_candidate_that_is_tiny_beside_the_state():
     """p + z (c - p) would lose it in the rounding of p."""
     a = np.array([[100, 0, 1e-4]], np.float32)

@@ -379,7 +379,7 @@ WRONG: tuple[Wrong, ...] = (
         (TERM, "dmean", "backward", "-dbias * slope", "np.zeros_like(dbias)", "the mean taken for a constant"),
         (FACTOR, "dvar", "backward", "slope * inv * -0.5", "slope * -0.5", "one power of 1 / sqrt(var) too few"),
         (FACTOR, "dvar", "backward", "inv * -0.5", "-inv", "the half of the root's slope missing"),
-        (VALUE, "dgain", "backward", "flat * xhat.reshape(-1, C)", "flat * xhat.reshape(-1, C) / inv",
+        (VALUE, "dgain", "backward", "flat * as_rows(xhat)", "flat * as_rows(xhat) / inv",
          "dgain from x - mean, not normalised"),
         (TERM, "dx", "backward", "dy * slope,", "(dy - dbias / len(flat)) * slope,",
          "the gradient through a batch mean that is not there"),

@@ -145,7 +145,7 @@ def embedding_linear_backward(
         ids, (_, C), _ = looked_up
         return embedding_backward(dx.reshape(*ids.shape, C), looked_up, out[0]), dw, db
     (V, C), H = table.shape, w.shape[1]
-    dy = upstream("embedding_linear", dy, (*ids.shape[:-1], H), w.dtype).reshape(-1, H)
+    dy = as_rows(upstream("embedding_linear", dy, (*ids.shape[:-1], H), w.dtype))
     K = ids.shape[-1]
     onehot = one_hot(ids, V, dy.dtype).reshape(-1, K * V)
     dr = onehot.T.dot(dy).reshape(K, V, H)

@@ -156,9 +156,8 @@ def batch_norm_inference_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndar
     """
     xhat, gain, inv = cache
     dy = upstream("batch_norm_inference", dy, xhat.shape, xhat.dtype)
-    C = len(gain)
-    flat = dy.reshape(-1, C)
-    dgain = sum_rows(flat * xhat.reshape(-1, C))
+    flat = as_rows(dy)
+    dgain = sum_rows(flat * as_rows(xhat))
     dbias = sum_rows(flat)
     slope = gain * inv
     return dy * slope, dgain, dbias, -dbias * slope, dgain * slope * inv * -0.5
