@@ -215,13 +215,12 @@ class PositionalEmbedding(AlongTime):
     def forward(self, x: np.ndarray, training: bool = False, packing: Any = None) -> Pass:
         y, token = self.token.forward(x)
         self._within(len(packing.sizes))
-        y_position, position = ops.embedding(packing.steps, self.position.data)
-        y += y_position
-        return y, (token, position)
+        packing.add_by_step(self.position.data, y)
+        return y, (token, packing)
 
     def backward(self, dy: np.ndarray, cache: Any) -> None:
-        token, position = cache
-        ops.embedding_backward(dy, position, out=self.position.grad)
+        token, packing = cache
+        packing.add_by_step_backward(dy, self.position.grad)
         self.token.backward(dy, token)
 
     def start(self, batch: int, length: int) -> Any:

@@ -83,3 +83,16 @@ def test_a_batch_that_nobody_reads_step_by_step_is_left_as_it_is():
         np.testing.assert_array_equal(there(rows), x)
         np.testing.assert_array_equal(back(x), rows)
     np.testing.assert_array_equal(batch.targets(x[..., 0])[0], rows[:, 0])
+
+
+@pytest.mark.parametrize("packing", [full(3, 4, stepwise=False), Packing(np.array([2, 4, 1]))])
+def test_every_row_of_a_step_has_the_same_row_of_a_table(packing):
+    rng = np.random.default_rng(0)
+    table, rows = rng.standard_normal((5, 2)), rng.standard_normal((sum(packing.sizes), 2))
+    y = rows.copy()
+    packing.add_by_step(table, y)
+    np.testing.assert_array_equal(y, rows + table[packing.steps])
+    dtable, expected = np.full_like(table, np.nan), np.zeros_like(table)
+    packing.add_by_step_backward(rows, dtable)
+    np.add.at(expected, packing.steps, rows)
+    np.testing.assert_allclose(dtable, expected, rtol=1e-12)
