@@ -157,10 +157,7 @@ def diagnose(
 
 
 def figures(
-    model: Model,
-    tanhs: list[Observed],
-    sizes: dict[int, list[float]],
-    step: int,
+    model: Model, tanhs: list[Observed], sizes: dict[int, list[float]], step: int
 ) -> dict[str, Any]:
     """File name -> figure: the lecture's three histograms, and the curves of the update sizes,
     which `sizes` has for each step."""

@@ -10,15 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npnet import ops
-from npnet.layers import (
-    GELU,
-    AlongTime,
-    BatchNorm,
-    Layer,
-    PositionalEmbedding,
-    ReLU,
-    Sequential,
-)
+from npnet.layers import GELU, AlongTime, BatchNorm, Layer, PositionalEmbedding, ReLU, Sequential
 from npnet.ops.checks import within
 from npnet.packing import Packing, full, scored_lengths
 

@@ -43,14 +43,7 @@ def generate(
     """
     choose = chooser(generator, temperature, top_k)
     return draw(
-        model,
-        vocabulary,
-        choose,
-        n,
-        prompt=prompt,
-        max_length=max_length,
-        watch=watch,
-        ranks=ranks,
+        model, vocabulary, choose, n, prompt=prompt, max_length=max_length, watch=watch, ranks=ranks
     )
 
 

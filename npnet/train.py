@@ -148,11 +148,7 @@ def evaluate(
 
 
 def calibrate(
-    model: Model,
-    x: Examples,
-    chunk: int = 4096,
-    watch: Watch | None = None,
-    ranks: Alone = ALONE,
+    model: Model, x: Examples, chunk: int = 4096, watch: Watch | None = None, ranks: Alone = ALONE
 ) -> None:
     """Set the statistics of each BatchNorm that is to be calibrated from all of x, (N, block_size),
     first layer first.

@@ -287,11 +287,7 @@ def _root_of_large(
 
 
 def _with_parameters(
-    op: str,
-    x: np.ndarray,
-    a: np.ndarray,
-    b: np.ndarray,
-    names: tuple[str, str] = ("gain", "bias"),
+    op: str, x: np.ndarray, a: np.ndarray, b: np.ndarray, names: tuple[str, str] = ("gain", "bias")
 ) -> list[np.ndarray]:
     """x, a and b in the dtype of x; ValueError unless a and b have a number for each channel."""
     C = x.shape[-1:]
