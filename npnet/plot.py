@@ -62,15 +62,14 @@ def apart(n: int) -> np.ndarray:
 
 
 def read_history(path: str | Path) -> dict[str, np.ndarray]:
-    """history.csv as column -> array, NaN where a cell is empty."""
+    """history.csv as column -> array, NaN where a cell is empty; a run that has just begun has no
+    lines."""
     names = COLUMNS.split(",")
     try:
         with open_regular(path) as file:
             if os.fstat(file.fileno()).st_size > LARGEST_FILE:
                 raise ValueError(f"more than {LARGEST_FILE:,} bytes")
             cells = np.fromiter(_cells(file, names), float).reshape(-1, len(names))
-        if not len(cells):
-            raise ValueError("it has no steps")
         columns = dict(zip(names, cells.T, strict=True))
         if not np.isfinite(columns["step"]).all() or (np.abs(cells) > LARGEST_CELL).any():
             raise ValueError("a number that no run writes")
@@ -80,12 +79,13 @@ def read_history(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def _cells(file, names):
-    for number, line in enumerate(file):
+    if file.readline().rstrip(b"\r\n") != COLUMNS.encode():
+        raise ValueError(f"expected {COLUMNS} in line 1")
+    for number, line in enumerate(file, start=2):
         cells = line.rstrip(b"\r\n").split(b",")
-        if len(cells) != len(names) or (number == 0 and cells != [n.encode() for n in names]):
-            raise ValueError(f"expected {','.join(names)} in line {number + 1}")
-        if number:
-            yield from (float(cell or b"nan") for cell in cells)
+        if len(cells) != len(names):
+            raise ValueError(f"expected {COLUMNS} in line {number}")
+        yield from (float(cell or b"nan") for cell in cells)
 
 
 def smoothed(losses: np.ndarray) -> np.ndarray:

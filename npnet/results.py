@@ -206,7 +206,8 @@ def plot(args: Namespace, console: Console) -> int:
     history = trained.path.parent / folders.HISTORY
     if history.exists():
         curves = pictures.read_history(history)
-        drawn["loss"] = lambda: pictures.loss_curves(curves)
+        if curves["step"].size:
+            drawn["loss"] = lambda: pictures.loss_curves(curves)
     stage = console.stage("drawing pictures", len(drawn))
     for done, (name, draw) in enumerate(drawn.items(), 1):
         pictures.save(draw(), target / f"{name}.{args.format}")

@@ -104,7 +104,7 @@ ROWS = [
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "step\n", "step,batch_loss\n1,2\n", "step,a\n1,x\n", COLUMNS, "\0\n\1"),
+        *("", "step\n", "step,batch_loss\n1,2\n", "step,a\n1,x\n", "\0\n\1"),
         *('"' * 200_000, *(f"{COLUMNS}\n{row}\n" for row in ROWS)),
     ],
 )
@@ -213,6 +213,16 @@ def test_plot_leaves_pictures_beside_the_run(run, capsys, tmp_path):
     assert main(["plot", str(run), "--word", "emma"]) == 2
     printed = capsys.readouterr()
     assert "a mlp has no attention to draw" in printed.err and printed.out == ""
+
+
+def test_a_run_that_has_just_begun_has_pictures_too(run, names, tmp_path, capsys):
+    begun = tmp_path / "begun"
+    good("train", "-i", names, "--type", "bigram", "-o", begun, "--max-steps", 0)
+    assert (begun / "history.csv").read_text() == f"{COLUMNS}\n"
+    assert main(["plot", "-q", str(begun)]) == 0
+    assert {path.stem for path in begun.glob("*.png")} == {"embedding", "dlogits", "layers"}
+    assert main(["compare", "-q", str(run), str(begun), "-o", str(tmp_path / "both.png")]) == 0
+    assert capsys.readouterr().err == "" and (tmp_path / "both.png").exists()
 
 
 def test_what_matplotlib_says_about_its_fonts_is_no_second_line(run, tmp_path):
