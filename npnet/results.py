@@ -153,7 +153,23 @@ def _own_parts(trained, advice):
         data = trained.preset.data
         source = trained.meta["input_file"] or data.default_file
         raise ValueError(f"the {data.unit} of {trained.path} are gone or changed, {source}{advice}")
-    return trained.preset.parts(trained.data)
+    parts = trained.preset.parts(trained.data)
+    if trained.preset.data is WORDS and not trained.model.windowed:
+        parts = {name: _with_room(trained, name, part) for name, part in parts.items()}
+    return parts
+
+
+def _with_room(trained, name, words):
+    """The words that the model can read to their end; of longer ones microgpt is trained on the
+    beginning."""
+    size = trained.model.config.block_size
+    kept = [word for word in words if len(word) < size]
+    if not kept:
+        raise ValueError(f"{trained.path}: no word of {name} has room in a block of {size}")
+    if len(kept) < len(words):
+        left = f"left out {len(words) - len(kept):,} of {len(words):,} words of {name}"
+        print(f"npnet: {trained.path}: {left}: no room in a block of {size}", file=sys.stderr)
+    return kept
 
 
 def _evaluated(trained, name, part, console, lines=False):

@@ -225,6 +225,23 @@ def test_a_run_that_has_just_begun_has_pictures_too(run, names, tmp_path, capsys
     assert capsys.readouterr().err == "" and (tmp_path / "both.png").exists()
 
 
+def test_words_that_microgpt_reads_in_part_are_left_out(tmp_path):
+    words, run = tmp_path / "words.txt", tmp_path / "run"
+    words.write_text("a" * 16 + "\n" + "ab\n" * 4 + "a" * 15, encoding="utf-8")
+    flags = ("train", "-i", words, "--preset", "microgpt", "--max-steps", 7, "-o", run)
+    good(*flags)
+    for command in (["evaluate"], ["plot", "-o", tmp_path], ["compare", "-o", tmp_path / "a.png"]):
+        done = good(command[0], "-q", run, *command[1:])
+        left = "left out 1 of 6 words of train: no room in a block of 16"
+        assert done.stderr == f"npnet: {run / 'model.npz'}: {left}\n"
+    assert good("evaluate", run).stdout.split()[4:7] == ["train", "5", "28"]
+    words.write_text("a" * 16, encoding="utf-8")
+    good(*flags, "--overwrite")
+    good("sample", run)
+    for command in ("evaluate", "plot"):
+        bad(command, run, says="no word of train has room in a block of 16")
+
+
 def test_what_matplotlib_says_about_its_fonts_is_no_second_line(run, tmp_path):
     (tmp_path / "file").touch()  # no folder, so matplotlib keeps its cache elsewhere, and says so
     done = npnet("plot", "-q", run, "-o", tmp_path, MPLCONFIGDIR=str(tmp_path / "file"))
