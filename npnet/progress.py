@@ -83,7 +83,7 @@ class Progress:
         self.stream, self.quiet = stream, quiet
         self.terminal = stream.isatty()
         self.current: Stage | None = None
-        self.mid_line = False  # stdout is in the middle of a line
+        self.mid_line: Output | None = None  # the stream that is in the middle of a line
         self._drawn = False
         self._bar: Any = None  # tqdm's
         self._thread: threading.Thread | None = None
@@ -192,7 +192,7 @@ class Output:
 
     def write(self, text: str) -> int:
         with self._careful():
-            if self.progress is None or not self.stream.isatty():
+            if not text or self.progress is None or not self.stream.isatty():
                 self._write(text)
                 return len(text)
             from npnet.text import visible  # not before NumPy may be imported
@@ -201,8 +201,10 @@ class Output:
                 self._write(visible(text))
             else:
                 with self.progress.erased():
+                    if self.progress.mid_line not in (None, self):
+                        self._write("\n")
                     self._write(visible(text))
-                    self.progress.mid_line = not text.endswith("\n")
+                    self.progress.mid_line = None if text.endswith("\n") else self
         return len(text)
 
     def _write(self, text: str) -> None:

@@ -103,12 +103,12 @@ def _print_text(trained, n, seed, prompt, temperature, top_k, console):
         temperature=temperature,
         top_k=top_k,
     )
+    _name_checkpoint(trained, console)
     print(prompt, end="", flush=True)
     stage = console.stage("reading the prompt")
     for done, character in enumerate(characters, 1):
         if done == 1:
             stage = console.stage("drawing characters", n)
-            _name_checkpoint(trained, console)
         print(character, end="", flush=True)
         stage.advance(done)
     print()

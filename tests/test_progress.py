@@ -133,6 +133,26 @@ def test_an_output_that_fails_is_survived_or_not(tmp_path):
         Output(Full(file), "standard output").write("lost")
 
 
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_message_does_not_go_on_where_a_text_is_being_drawn():
+    terminal = Terminal()
+    progress = Progress(terminal)
+    out, err = (Output(terminal, f"standard {name}", progress) for name in ("output", "error"))
+    print("", end="", file=out)
+    print("npnet: drawn from there", file=err)
+    for character in "The bel":
+        print(character, end="", file=out)
+    print("npnet: interrupted", file=err)
+    print("out again", file=out)
+    assert terminal.getvalue().splitlines() == [
+        "npnet: drawn from there", "The bel", "npnet: interrupted", "out again"
+    ]  # fmt: skip
+
+
 def test_a_signal_is_noted_until_it_may_be_raised():
     with Console() as console:
         with pytest.raises(Interrupted) as found, console.deferred():
