@@ -186,11 +186,7 @@ def _train_flags(p):
     flag("-b", "--batch-size", type=positive, help="examples per step")
     flag("-l", "--learning-rate", metavar="X", type=rate, help="learning rate")
     flag(
-        "-w",
-        "--weight-decay",
-        metavar="X",
-        type=rate,
-        help="weight decay, where the preset has it",
+        "-w", "--weight-decay", metavar="X", type=rate, help="weight decay, where the preset has it"
     )
     flag("--n-layer", type=positive, help="layers")
     flag("--n-head", type=positive, help="heads of attention")
@@ -209,10 +205,7 @@ def _train_flags(p):
     )
     flag("--accumulate", type=positive, metavar="N", help="batches of running text per step")
     flag(
-        "--top-k",
-        metavar="K",
-        type=top_k,
-        help="draw among the K likeliest characters; -1 for all",
+        "--top-k", metavar="K", type=top_k, help="draw among the K likeliest characters; -1 for all"
     )
     flag("-n", "--num-workers", type=int, help="makemore.py's; changes nothing here")
     p.add_argument("--device", choices=["cpu"], help="makemore.py's; there is only the cpu here")

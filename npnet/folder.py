@@ -49,11 +49,7 @@ class Folder:
     """
 
     def __init__(
-        self,
-        path: str | Path,
-        resume: bool = False,
-        overwrite: bool = False,
-        ranks: Alone = ALONE,
+        self, path: str | Path, resume: bool = False, overwrite: bool = False, ranks: Alone = ALONE
     ):
         self.path, self.resume, self.overwrite = Path(path), resume, overwrite
         self.writes = ranks.rank == 0
