@@ -16,7 +16,8 @@ from npnet.train import rows_at_once
 
 Watch = Callable[[int, int], None]
 SHOWN = 10  # words or lines at either end of the list
-AT_ONCE = 1 << 14  # characters of a text
+AT_ONCE = 1 << 14  # characters of a text, fewer where the vocabulary is large
+LARGEST_LOGITS = 1 << 24  # numbers
 LONGEST_LINE = 60  # characters shown of a line
 
 
@@ -171,10 +172,11 @@ def score_text(
 def _text_losses(model: Model, ids: np.ndarray, ranks: Alone) -> Iterator[tuple[int, np.ndarray]]:
     """(place of the first of some characters, -log of the probability of each), in order."""
     T, n = model.config.block_size, len(ids) - 1
+    at_once = max(1, min(AT_ONCE, LARGEST_LOGITS // model.config.vocab_size))
     if model.windowed:
-        pieces = [(start, min(start + AT_ONCE, n)) for start in range(T - 1, n, AT_ONCE)]
+        pieces = [(start, min(start + at_once, n)) for start in range(T - 1, n, at_once)]
     else:
-        whole, step = n // T * T, max(1, AT_ONCE // T) * T
+        whole, step = n // T * T, max(1, at_once // T) * T
         pieces = [(start, min(start + step, whole)) for start in range(0, whole, step)]
         if whole < n:
             pieces.append((whole, n))  # the rest, shorter than a block

@@ -318,6 +318,22 @@ def test_the_loss_of_a_text_is_that_of_its_blocks(name, n, monkeypatch):
     assert found.perplexity == pytest.approx(np.exp(np.mean(losses)), rel=1e-10)
 
 
+@pytest.mark.parametrize("name", ["text-bow", "text-wavenet"])
+def test_the_logits_of_a_text_are_bounded(name, monkeypatch):
+    monkeypatch.setattr("npnet.score.LARGEST_LOGITS", 7 * 16)
+    model, seen = model_of(name), []
+    logits = model.logits
+
+    def counted(x):
+        found = logits(x)
+        seen.append(found.size)
+        return found
+
+    monkeypatch.setattr(model, "logits", counted)
+    score_text(model, TextVocabulary("abcdef\n"), ids_of(100))
+    assert max(seen) == 7 * 16
+
+
 def test_the_likeliest_lines(monkeypatch):
     """The losses of a bigram model can be added by hand; the first line has no beginning, an empty
     one says nothing."""
