@@ -1,6 +1,7 @@
 """`check_backward`: it passes what is right, rejects and names what is wrong, and says what it
 cannot judge."""
 
+import functools
 import re
 
 import numpy as np
@@ -381,6 +382,71 @@ def test_a_failure_is_reproduced_by_its_line():
     with pytest.raises(Mismatch) as again:
         eval(line, {"oracle": oracle, "linear": linear, "wrong": wrong})
     assert str(again.value) == message and failure.value.result is not None
+
+
+def test_the_line_has_the_sizes_that_no_input_has():
+    def tile(x, times):
+        return np.tile(x, times), len(x)
+
+    def doubled(dy, n):
+        return 2 * dy.reshape(-1, n).sum(0)
+
+    sizes, options = {"n": (1, 3), "k": (1, 4)}, {"times": "k"}
+    found = oracle.judge(tile, doubled, None, "(n)->(k*n)", sizes=sizes, options=options)["dx"]
+    with pytest.raises(Mismatch) as again:
+        eval(found.reproduce, {"oracle": oracle, "tile": tile, "doubled": doubled})
+    assert str(again.value).startswith(found.sentence)
+
+
+class Square:
+    def forward(self, x):
+        return x * x, x
+
+    def backward(self, dy, x):
+        return dy * x
+
+    __call__ = backward
+
+
+def square(x):
+    return x * x, x
+
+
+def square_backward(dy, x):
+    return dy * x
+
+
+@pytest.mark.parametrize(
+    ("forward", "backward", "reference"),
+    [
+        (Square().forward, Square().backward, None),
+        (square, functools.partial(square_backward), None),
+        (square, square_backward, torch.square),
+        (square, Square(), None),
+    ],
+)
+def test_what_has_no_name_of_its_own_is_not_in_a_line(forward, backward, reference):
+    found = oracle.judge(forward, backward, reference, "(n)->(n)", max_examples=20)["dx"]
+    assert found.reproduce.startswith("the same call with example={")
+
+
+def test_an_object_goes_by_its_class():
+    report = oracle.judge(square, Square(), None, "(n)->(n)", max_examples=20)
+    assert report.title == "Square"
+
+
+def test_a_backward_that_meets_a_singular_matrix_crashes_under_any_name():
+    """A forward may: the point lies outside of its domain."""
+    report = oracle.judge(
+        lambda a: (np.linalg.det(a), a),
+        lambda dy, a: dy * np.linalg.det(a) * np.linalg.inv(a).T,
+        None,
+        "(n,n)->()",
+        sizes={"n": (2, 3)},
+        draw={"layout": ["zero stride"]},
+    )
+    assert [verdict.kind for verdict in report.verdicts if not verdict.ok] == ["crash"]
+    assert "LinAlgError" in str(report)
 
 
 def test_the_seed_repeats_and_the_arguments_count():

@@ -95,7 +95,7 @@ class Calls:
                 said = f"{culprit} writes into an array that was given to it ({error})"
                 self.note(culprit, WRITES, said, culprit=culprit)
                 raise Retry from None
-            if isinstance(error, np.linalg.LinAlgError) and culprit == self.subject.forward_title:
+            if isinstance(error, np.linalg.LinAlgError) and function == self.subject.forward:
                 raise NotJudged from None
             kind = OVERFLOW if isinstance(error, FloatingPointError) else CRASH
             if self.locked and kind == CRASH:

@@ -29,7 +29,7 @@ from oracle.proof.reference import Expected, Forward, NotJudged, Torch
 from oracle.proof.report import NOT_JUDGED, Report, Verdict
 from oracle.proof.signature import extent, letters, parse, sized
 from oracle.proof.styles import recognised
-from oracle.proof.subject import Pair, Subject, as_array, input_names
+from oracle.proof.subject import Pair, Subject, as_array, input_names, own_name
 
 ALLOWED = {"view": ALIASING, "write": WRITES} | {k: k for k in KINDS}
 SIZES = (1, 6)
@@ -136,9 +136,9 @@ class Proof:
         self.remarks: dict[str, None] = {}
         self.errors: dict[str, float] = {}
         self.examples = self.judged = self.kinks = 0
-        beside = getattr(reference, "__name__", "None")
+        beside = own_name(reference)
         self.calls = [*self.subject.calls, beside, repr(signature)]
-        self.pasted = bool(self.subject.calls) and beside.isidentifier()
+        self.pasted = bool(self.subject.calls and beside)
         self.digest = hashlib.sha256(repr([self.subject.title, *self.calls]).encode()).digest()
 
     def name_of(self, key: str | int) -> str:
@@ -167,9 +167,9 @@ class Proof:
     def findings(self, example: dict[str, Any], dtype: np.dtype) -> list[Finding]:
         try:
             examination = self.examination(example, dtype)
+            found = examination.run()
         except NotJudged:
             return []
-        found = examination.run()
         if not examination.ready:
             return found
         if any(f.kind in FORMULA and f.key not in self.found for f in found):
@@ -387,6 +387,8 @@ class Proof:
         arguments += f", between={self.between}" * bool(self.between)
         floating = [name for name in self.names if name not in self.ids]
         arguments += f", wrt={self.wanted}" * (self.wanted != floating)
+        more = {a: self.sizes[a] for a in self.sizes.keys() - set(letters(*self.inputs))}
+        arguments += f", sizes={more}" * bool(more)
         dtypes = [str(d) for d in self.dtypes]
         arguments += f", dtype={dtypes}" * (dtypes != ["float64"])
         return f"oracle.check_backward({arguments}, example={example})"

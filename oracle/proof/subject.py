@@ -86,8 +86,8 @@ class Pair(Subject):
         self.names, self.wanted, self.results = list(names), list(wanted), results
         self.upstream = backward is not None
         self.title, self.forward_title = title(backward or forward), title(forward)
-        calls = (title(forward), title(backward) if backward else "None")
-        self.calls = calls if all(map(str.isidentifier, calls)) else ()
+        calls = (own_name(forward), own_name(backward))
+        self.calls = calls if all(calls) else ()
 
     def forward(self, inputs: Arrays, options: Mapping[str, Any]) -> Pass:
         with self.draws():
@@ -247,7 +247,16 @@ def same_bits(a: Any, b: Any) -> bool:
 
 def title(function: Any) -> str:
     function = getattr(function, "func", function)  # of a functools.partial
-    return getattr(function, "__qualname__", repr(function)).split(".")[-1]
+    return getattr(function, "__qualname__", type(function).__name__).split(".")[-1]
+
+
+def own_name(function: Any) -> str:
+    """What a line that is pasted may call it, or "" for a method, a partial and the like, which
+    have no name of their own."""
+    if function is None:
+        return "None"
+    name = getattr(function, "__qualname__", "").rpartition("<locals>.")[2]
+    return name if name.isidentifier() and not hasattr(function, "__self__") else ""
 
 
 def described(value: Any) -> str:
