@@ -64,7 +64,7 @@ def score_words(
     block_size = model.config.block_size
     build = build_dataset if model.windowed else build_sequences
     x, y = build(words, vocabulary, block_size)
-    chunk = rows_at_once(x)
+    chunk = rows_at_once(x, model.config)
 
     def part(start: int) -> np.ndarray:
         if watch:

@@ -16,7 +16,7 @@ import numpy as np
 
 from npnet.data import Examples
 from npnet.layers import BatchNorm, Layer, Sequential
-from npnet.model import Model
+from npnet.model import Config, Model
 from npnet.optim import SGD, Optimizer, Schedule, clip_grad_norm, step_decay
 from npnet.random import TorchGenerator
 from npnet.ranks import ALONE, Alone, add_up, connect, share_loss_and_grad, share_update
@@ -127,7 +127,7 @@ def evaluate(
 ) -> float:
     """Mean loss in nats over every target of (x, y) that is not -1, with running statistics; chunk
     rows at a time, the ranks taking turns. watch(done, total) is told how far it is."""
-    chunk = rows_at_once(x, chunk)
+    chunk = rows_at_once(x, model.config, chunk)
 
     def part(start: int) -> tuple[int, float]:
         targets = y[start : start + chunk]
@@ -212,7 +212,7 @@ def count_bigrams(model: Model, x: Examples, y: Examples) -> None:
     """
     table = model.parameters()["logits.weight"]
     counts = np.ones(table.shape)
-    chunk = rows_at_once(x)
+    chunk = rows_at_once(x, model.config)
     for start in range(0, len(x), chunk):
         tokens, targets = x[start : start + chunk], y[start : start + chunk]
         kept = targets != -1
@@ -220,7 +220,8 @@ def count_bigrams(model: Model, x: Examples, y: Examples) -> None:
     table[...] = np.log(counts / counts.sum(1, keepdims=True))
 
 
-def rows_at_once(x: Examples, chunk: int = 4096) -> int:
+def rows_at_once(x: Examples, config: Config, chunk: int = 4096) -> int:
     """How many rows of x, (N, T) or a window for each, are evaluated together: chunk, or fewer
-    where T x T scores of each would take too much memory."""
-    return max(1, min(chunk, (1 << 22) // x.shape[1] ** 2))
+    where T x T scores of each, or T rows of the widest layer, would take too much memory."""
+    T, widest = x.shape[1], max(config.vocab_size, config.n_embd2, 4 * config.n_embd)
+    return max(1, min(chunk, (1 << 22) // T**2, (1 << 26) // (T * widest)))

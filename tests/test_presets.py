@@ -340,7 +340,7 @@ def test_makemore_evaluates_long_words_in_parts(monkeypatch):
     run = PRESETS["makemore-rnn"].prepare(read_words()[:300])
     generator = run.generator.state()
     whole = run._evaluate(*run.train)
-    monkeypatch.setattr("npnet.train.rows_at_once", lambda x, chunk=0: 7)
+    monkeypatch.setattr("npnet.train.rows_at_once", lambda x, config, chunk=0: 7)
     run.generator.set_state(generator)
     assert run._evaluate(*run.train) == pytest.approx(whole, rel=1e-6)
 

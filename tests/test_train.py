@@ -14,7 +14,7 @@ from npnet.layers import BatchNorm, Linear, Residual, Sequential, Tanh
 from npnet.models import Config, build
 from npnet.optim import SGD, AdamW, constant
 from npnet.random import TorchGenerator
-from npnet.train import calibrate, count_bigrams, evaluate, fit, loop, minibatches
+from npnet.train import calibrate, count_bigrams, evaluate, fit, loop, minibatches, rows_at_once
 
 WORDS = read_words(NAMES)[:20]
 VOCABULARY = Vocabulary(WORDS)
@@ -97,6 +97,22 @@ def test_evaluation_counts_every_target_once(chunk):
         "rnn", Config(len(VOCABULARY), 16, n_embd=5, n_embd2=4, dtype="float64"), TorchGenerator(0)
     )
     assert evaluate(model, x, y, chunk) == pytest.approx(model.loss(x, y), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("T", "sizes", "rows"),
+    [
+        (16, {}, 4096),
+        (512, {}, 16),  # 2^22 scores
+        (32, {"vocab_size": 1 << 14}, 128),  # 2^26 logits
+        (16, {"n_embd2": 1 << 20}, 4),
+        (16, {"n_embd": 1 << 16}, 16),  # of a Transformer's MLP, four times as wide
+        (1000, {"vocab_size": 1 << 20}, 1),
+    ],
+)
+def test_fewer_rows_of_a_long_or_wide_model_are_evaluated_together(T, sizes, rows):
+    config = Config(**({"vocab_size": 27, "block_size": T} | sizes))
+    assert rows_at_once(np.zeros((2, T)), config) == rows
 
 
 def test_evaluation_of_nothing_is_an_error():
