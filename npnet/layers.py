@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from npnet import ops
+from npnet.ops.checks import within
 from npnet.random import Generator
 
 Pass = tuple[np.ndarray, Any]  # y, cache
@@ -240,13 +241,16 @@ class PositionalEmbedding(AlongTime):
 class Window(AlongTime):
     """ids (N,) -> (N, length): at each position the id there, one before, two before, ...
 
-    Before the first token stands `blank`.
+    Before the first token stands `blank`, which is above all ids: one that is not below it is a
+    ValueError.
     """
 
     def __init__(self, length: int, blank: int) -> None:
         self.length, self.blank = length, blank
 
     def forward(self, x: np.ndarray, training: bool = False, packing: Any = None) -> Pass:
+        if not within(x, self.blank):
+            raise ValueError(f"ids must be integers from 0 to {self.blank - 1}")
         if not len(x):
             return np.empty((0, self.length), x.dtype), None
         (B, T), before = packing.shape, self.length - 1
