@@ -8,7 +8,7 @@ from npnet.ops.checks import as_rows, floating, within
 from npnet.ops.constants import one_hot, ones, starts
 
 # A sum of exponentials from e^-16 to e^16 has a logarithm that is as exact as the loss has to be:
-# float32 rounds it by 5e-7 at most, by which a loss of nearly 0 may come out below.
+# float32 rounds it by 5e-7 at most.
 _SAFE_LOG_SUM = 16
 
 
@@ -67,7 +67,10 @@ def cross_entropy(
         places = row.take(rows) + targets
         nll = nll.take(rows)
     nll -= z.take(places)
-    return np.add.reduce(nll) / n, (e, total, targets, None if rows is None else places, n, shape)
+    loss = np.add.reduce(nll) / n
+    if loss.dtype.kind == "f" and loss < 0:  # rounded from nearly 0
+        loss = loss.dtype.type(0)
+    return loss, (e, total, targets, None if rows is None else places, n, shape)
 
 
 def cross_entropy_backward(dloss: float, cache: tuple) -> np.ndarray:
