@@ -1,5 +1,5 @@
 """What more ranks give: one batch shared among them, or one for each; what a sum over them costs;
-and what BLAS threads, or torch with as many threads, give instead.
+and what BLAS threads give instead.
 
 Started by `scale --ranks`; each number of ranks is a job of mpiexec, whose rank 0 prints JSON.
 """
@@ -10,7 +10,6 @@ import os
 import shutil
 import sys
 import time
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -72,8 +71,11 @@ def measure(file, most):
         progress.advance()
     for name in SHARED:
         progress.say(f"{name}, {most} threads")
-        command = [sys.executable, "-m", __name__, "threads", str(file), name]
-        found["threads"][name] = _json(command, most)
+        found["threads"][name] = {}
+        for library in ("npnet", "torch"):
+            if library == "npnet" or installed(library):
+                command = [sys.executable, "-m", __name__, "threads", str(file), library, name]
+                found["threads"][name][library] = _json(command, most)
         progress.advance()
     progress.say("a step of each size")
     for name, (make, measured, batch) in PREDICTED.items():
@@ -177,6 +179,7 @@ class Turns:
                 if together or self.ranks.rank == 0:
                     seconds = _timed(take, n)
                 own = (time.process_time() - before - self.ranks.spent) / n
+                self.meet()  # who waits in MPI's own calls keeps a core busy
                 seconds = self.ranks.gather(seconds)[0]
                 if turn < 0:
                     counts[name] = max(1, round(self.seconds / seconds))
@@ -194,60 +197,32 @@ def share(file, seconds, *names):
     """Rank 0 prints what the ranks of this job give, measured in turns of so many seconds, for the
     rows of these names (none: all)."""
     turns = Turns(float(seconds))
-    ranks, words = turns.ranks, read_words(file)
+    ranks, n, words = turns.ranks, turns.ranks.size, read_words(file)
     found = {"rows": {}, "add": {}, "rows added": {}}
-    beside = Apart() if ranks.rank == 0 and installed("torch") else nullcontext()
-    with beside as apart:
-        for name in names or SHARED:
-            found["rows"][name] = _shared(SHARED[name], words, turns, apart)
+    for name in names or SHARED:
+        make = SHARED[name]
+        times = turns.times({
+            "alone": (stepper(make(words)), False),
+            "shared": (stepper(make(words), ranks), True),
+            "larger": (stepper(make(words, n), ranks), True),
+        })  # fmt: skip
+        wall = {name: [seconds for seconds, _ in turn] for name, turn in times.items()}
+        own = {name: [seconds for _, seconds in turn] for name, turn in times.items()}
+        found["rows"][name] = {name: median(seconds) for name, seconds in wall.items()} | {
+            "speedup": _ratio(wall["alone"], wall["shared"]),
+            "efficiency": _ratio(wall["alone"], wall["larger"]),
+            "work": _ratio(own["alone"], own["shared"]),
+        }
     for numbers in ADDED:
         array = np.zeros(numbers, np.float32)
         found["add"][array.nbytes] = turns.together(partial(ranks.add, array))
-        rows = ranks.memory((ranks.size, numbers), np.float32)
+        rows = ranks.memory((n, numbers), np.float32)
         if rows is not None:
             rows[ranks.rank] = 0
             found["rows added"][array.nbytes] = turns.together(partial(_add_rows, rows, ranks))
     found["overlap"] = _overlap(turns)
     if ranks.rank == 0:
         print(json.dumps(found))
-
-
-def _shared(make, words, turns, apart):
-    """A row: median seconds of each way to take a step, and the medians of their ratios."""
-    ranks, n = turns.ranks, turns.ranks.size
-    works = {
-        "alone": (stepper(make(words)), False),
-        "shared": (stepper(make(words), ranks), True),
-        "larger": (stepper(make(words, n), ranks), True),
-    }
-    if installed("torch"):
-        works["torch"] = (_torch_step(make(words), apart, n) if apart else None, False)
-    times = turns.times(works)
-    wall = {name: [seconds for seconds, _ in turn] for name, turn in times.items()}
-    own = {name: [seconds for _, seconds in turn] for name, turn in times.items()}
-    row = {name: median(seconds) for name, seconds in wall.items()} | {
-        "speedup": _ratio(wall["alone"], wall["shared"]),
-        "efficiency": _ratio(wall["alone"], wall["larger"]),
-        "work": _ratio(own["alone"], own["shared"]),
-    }
-    if "torch" in wall:
-        row["beside torch"] = _ratio(wall["shared"], wall["torch"])
-    return row
-
-
-def _torch_step(task, apart, n):
-    """take(n) of the task's strongest torch peer, with n threads."""
-    made = apart.makers(library_peers, task)
-    names = "torch original", "torch trimmed", "torch"
-    peer = next(made[name] for name in names if name in made)()
-    apart.call(_use_threads, n)
-    return peer.train
-
-
-def _use_threads(n):
-    import torch
-
-    torch.set_num_threads(n)
 
 
 def _add_rows(rows, ranks):
@@ -286,13 +261,31 @@ def _overlap(turns, numbers=800_000):
     return {name: median(seconds for seconds, _ in turns) for name, turns in times.items()}
 
 
-def threads(file, name):
-    """Print the seconds that a step of a row takes in one process with the BLAS threads of the
+def threads(file, library, name):
+    """Print the seconds that a step of a row takes in one process with the threads of the
     environment."""
-    take = npnet_peer(SHARED[name](read_words(file))).train
+    task = SHARED[name](read_words(file))
+    if library == "npnet":
+        _print_step(npnet_peer(task).train)
+        return
+    with Apart() as apart:
+        made = apart.makers(library_peers, task)
+        names = "torch original", "torch trimmed", "torch"
+        take = next(made[name] for name in names if name in made)().train
+        apart.call(_use_threads, int(os.environ["OMP_NUM_THREADS"]))
+        _print_step(take)
+
+
+def _print_step(take):
     take(2)
     n = max(1, round(TURN / _timed(take, 2)))
     print(json.dumps(median(_timed(take, n) for _ in range(7))))
+
+
+def _use_threads(n):
+    import torch
+
+    torch.set_num_threads(n)
 
 
 # What it says
@@ -326,9 +319,10 @@ def show(found):
                 f"{row['speedup']:.2f}",
                 f"{row['efficiency']:.2f}",
                 f"{row['work']:.2f}",
-                f"{found['threads'][name] * 1e3:.3g}",
-                f"{row['torch'] * 1e3:.3g}" if "torch" in row else None,
-                f"{row['beside torch']:.2f}" if "torch" in row else None,
+                *(
+                    t and f"{t * 1e3:.3g}"
+                    for t in map(found["threads"][name].get, ("npnet", "torch"))
+                ),
             ]
             for name, row in job["rows"].items()
         ]
@@ -339,7 +333,7 @@ def show(found):
             "of a batch each",
             "work alone / shared",
         ]
-        head += ["BLAS threads ms", "torch threads ms", "ranks / torch"]
+        head += ["BLAS threads ms", "torch threads ms"]
         print(table([f"{n} ranks", *head], lines), end="\n\n")
         add = {int(size): seconds for size, seconds in job["add"].items()}
         common = {int(size): seconds for size, seconds in job["rows added"].items()}
