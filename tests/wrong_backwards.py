@@ -728,6 +728,10 @@ WRONG: tuple[Wrong, ...] = (
         (MEAN, "dembedding.position", "PositionalEmbedding.backward", "by_step_backward(dy,",
          "by_step_backward(dy / np.bincount(packing.steps)[packing.steps, None].astype(dy.dtype),",
          "the positions' gradient averaged over the batch"),
+        (MEAN, "dembedding.position", "Rectangle.add_by_step_backward", "out[T:] = 0", "out[:T] /= B; out[T:] = 0",
+         "the positions' gradient averaged over sequences of one length"),
+        (STATE, "dembedding.position", "Rectangle.add_by_step_backward", "out[T:] = 0", "out[T:] += 1",
+         "positions beyond sequences of one length not zeroed"),
     ),
 )  # fmt: skip
 
