@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from npnet import ops
-from npnet.ops.checks import within
+from npnet.ops.checks import outside, within
 from npnet.random import Generator
 
 Pass = tuple[np.ndarray, Any]  # y, cache
@@ -250,7 +250,7 @@ class Window(AlongTime):
 
     def forward(self, x: np.ndarray, training: bool = False, packing: Any = None) -> Pass:
         if not within(x, self.blank):
-            raise ValueError(f"ids must be integers from 0 to {self.blank - 1}")
+            raise outside("window", x, self.blank)
         if not len(x):
             return np.empty((0, self.length), x.dtype), None
         (B, T), before = packing.shape, self.length - 1

@@ -83,5 +83,15 @@ def within(ids: np.ndarray, n: int) -> bool:
     return not ids.size or (ids.item(ids.argmin()) >= 0 and ids.item(ids.argmax()) < n)
 
 
+def outside(op: str, ids: np.ndarray, n: int) -> ValueError:
+    """What is wrong where ids are not `within` n."""
+    ids = np.asarray(ids)
+    if ids.dtype.kind not in "iu" or ids.dtype == np.uint64:
+        got = f"dtype {ids.dtype}"
+    else:
+        got = f"values from {ids.min()} to {ids.max()}"
+    return ValueError(f"{op}: ids must be integers from 0 to {n - 1}, got {got}")
+
+
 def _described(x: np.ndarray) -> str:
     return f"{x.dtype} {x.shape}"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from npnet.ops.checks import as_rows, fitted, floating, floating_rows, upstream, within
+from npnet.ops.checks import as_rows, fitted, floating, floating_rows, outside, upstream, within
 from npnet.ops.constants import one_hot, sum_rows
 
 # A one-hot product beats np.add.at up to about this many rows of the table.
@@ -27,9 +27,9 @@ def embedding(ids: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, tuple]:
     try:  # take itself finds what is too large, but counts negative ids from the end
         y = table.take(ids, 0)
     except (IndexError, TypeError):
-        raise _outside(ids, len(table)) from None
+        raise outside("embedding", ids, len(table)) from None
     if ids.dtype.kind not in "iu" or (ids.size and ids.item(ids.argmin()) < 0):
-        raise _outside(ids, len(table))
+        raise outside("embedding", ids, len(table))
     return y, (ids, table.shape, table.dtype)
 
 
@@ -118,7 +118,7 @@ def embedding_linear(
         y, multiplied = linear(x.reshape(*ids.shape[:-1], K * C), w, b)
         return y, (None, looked_up, multiplied)
     if not within(ids, V):
-        raise _outside(ids, V)
+        raise outside("embedding", ids, V)
     rows = table.dot(w)[None] if K == 1 else table @ w.reshape(K, C, H)
     rows[0] += b
     columns = ids.reshape(-1, K).T.copy()
@@ -173,12 +173,3 @@ def _product_with_transposed(dy: np.ndarray, w: np.ndarray) -> np.ndarray:
     is better laid out anew."""
     small = len(dy) >= 64 and dy.size * len(w) <= 1_000_000
     return dy.dot(w.T.copy() if small else w.T)
-
-
-def _outside(ids: np.ndarray, V: int) -> ValueError:
-    ids = np.asarray(ids)
-    if ids.dtype.kind not in "iu" or ids.dtype == np.uint64:
-        got = f"dtype {ids.dtype}"
-    else:
-        got = f"values from {ids.min()} to {ids.max()}"
-    return ValueError(f"embedding: ids must be integers from 0 to {V - 1}, got {got}")
