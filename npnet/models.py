@@ -129,7 +129,7 @@ def _bow_count(c: Config) -> int:
 @builder(_bow_count, "n_embd", "n_embd2")
 def bow(c: Config, g: Generator) -> Sequential:
     """makemore's bag of words: embeddings, averaged over everything before, then a small MLP."""
-    token, position = _embedding(g, c, c.vocab_size), _embedding(g, c, c.block_size)
+    token, position = (_randn(g, c, rows, c.n_embd) for rows in (c.vocab_size, c.block_size))
     return Sequential(
         embedding=PositionalEmbedding(token, position),
         bag=Residual(mean=CausalMean()),
@@ -226,7 +226,7 @@ def mlp_makemore(c: Config, g: Generator) -> Sequential:
 
     Row V of the table is the blank before the first token.
     """
-    table = Table(_embedding(g, c, c.vocab_size + 1))
+    table = Table(_randn(g, c, c.vocab_size + 1, c.n_embd))
     hidden = _gates(g, c, 1, c.block_size * c.n_embd)
     return Sequential(
         window=Window(c.block_size, blank=c.vocab_size),
@@ -261,7 +261,7 @@ def lstm(c: Config, g: Generator) -> Sequential:
 
 
 def _recurrent(c: Config, g: Generator, cell: type[Recurrent], gates: int) -> Sequential:
-    table = Table(_embedding(g, c, c.vocab_size))
+    table = Table(_randn(g, c, c.vocab_size, c.n_embd))
     states = [np.zeros(c.n_embd2, c.dtype) for _ in cell.states]
     return Sequential(
         embedding=table,
@@ -451,12 +451,8 @@ def microgpt(c: Config, g: Generator) -> Sequential:
 
 
 def _randn(g: Generator, c: Config, *shape: int) -> np.ndarray:
+    """What torch.randn draws, and what a torch.nn.Embedding of that shape starts with."""
     return g.normal(0.0, 1.0, shape, c.dtype)
-
-
-def _embedding(g: Generator, c: Config, rows: int) -> np.ndarray:
-    """A table with torch.nn.Embedding's first values."""
-    return _randn(g, c, rows, c.n_embd)
 
 
 def _linear(g: Generator, c: Config, fan_in: int, fan_out: int, bias: bool = True) -> Linear:
