@@ -117,8 +117,8 @@ def _exponentials(
     largest = z.take(row + z.argmax(axis=1))
     if counted is not None and not np.isfinite(largest).all():
         others = np.delete(np.arange(len(z)), counted)
-        z, largest[others] = z.copy(), 0
-        z[others] = 0
+        z = z.copy()
+        z[others] = largest[others] = 0
     z = z - largest[:, None]
     e = np.exp(z)
     return z, e, e.dot(sum_columns)
