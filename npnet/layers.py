@@ -216,12 +216,12 @@ class PositionalEmbedding(AlongTime):
     def forward(self, x: np.ndarray, training: bool = False, packing: Any = None) -> Pass:
         y, token = self.token.forward(x)
         self._within(len(packing.sizes))
-        packing.add_by_step(self.position.data, y)
-        return y, (token, packing)
+        position = packing.add_by_step(self.position.data, y)
+        return y, (token, packing, position)
 
     def backward(self, dy: np.ndarray, cache: Any) -> None:
-        token, packing = cache
-        packing.add_by_step_backward(dy, self.position.grad)
+        token, packing, position = cache
+        packing.add_by_step_backward(dy, position, self.position.grad)
         self.token.backward(dy, token)
 
     def start(self, batch: int, length: int) -> Any:

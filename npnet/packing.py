@@ -12,11 +12,12 @@ sequences hand back.
 
 from functools import cached_property, lru_cache
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 
 from npnet.ops.constants import starts, sum_rows
-from npnet.ops.linear import embedding_backward
+from npnet.ops.linear import embedding, embedding_backward
 
 
 def scored_lengths(counts: np.ndarray) -> np.ndarray:
@@ -89,13 +90,15 @@ class Packing:
             sum_rows(dx[:, 0], drows[0])
         return drows
 
-    def add_by_step(self, table: np.ndarray, rows: np.ndarray) -> None:
-        """Add to each of the rows (N, C) that of its step in the table (T or more, C)."""
-        rows += table.take(self.steps, 0)
+    def add_by_step(self, table: np.ndarray, rows: np.ndarray) -> Any:
+        """Add to each of the rows (N, C) that of its step in the table (T or more, C) -> cache."""
+        of_steps, cache = embedding(self.steps, table)
+        rows += of_steps
+        return cache
 
-    def add_by_step_backward(self, drows: np.ndarray, out: np.ndarray) -> None:
+    def add_by_step_backward(self, drows: np.ndarray, cache: Any, out: np.ndarray) -> None:
         """The table's gradient, written into `out`."""
-        embedding_backward(drows, (self.steps, out.shape, out.dtype), out)
+        embedding_backward(drows, cache, out)
 
     def targets(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """(B, T or more) -> the targets of all positions of all sequences, and the row of each, or
@@ -127,11 +130,11 @@ class Rectangle(Packing):
     def pack_backward(self, dy: np.ndarray) -> np.ndarray:
         return dy[None] if self.shape[0] == 1 else dy.reshape(*self.shape, *dy.shape[1:])
 
-    def add_by_step(self, table: np.ndarray, rows: np.ndarray) -> None:
+    def add_by_step(self, table: np.ndarray, rows: np.ndarray) -> Any:
         x = rows.reshape(*self.shape, rows.shape[1])
         x += table[: self.shape[1]]
 
-    def add_by_step_backward(self, drows: np.ndarray, out: np.ndarray) -> None:
+    def add_by_step_backward(self, drows: np.ndarray, cache: Any, out: np.ndarray) -> None:
         B, T = self.shape
         sum_rows(drows.reshape(B, T * drows.shape[1]), out[:T].reshape(-1))
         out[T:] = 0
